@@ -1,0 +1,1 @@
+"""ggq: the GGUF toolkit in pure Python."""

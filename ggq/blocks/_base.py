@@ -1,0 +1,56 @@
+"""What a tensor type is: a name, ggml's number for it, and the byte layout of one block.
+
+Numbers and layouts: llama.cpp ggml/include/ggml.h `ggml_type` and ggml/src/ggml-common.h.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+
+def fields(*members: tuple[Any, ...]) -> np.dtype[Any]:
+    """Packed little-endian record of (name, format[, shape]) members: the bytes of one block."""
+    return np.dtype(list(members), align=False)
+
+
+class BlockType:
+    """One tensor type. A subclass in a family file registers itself by being there.
+
+    Class attributes to give: `id`, `weights` (weights per block), `layout` (bytes of one block).
+    """
+
+    id: ClassVar[int]
+    weights: ClassVar[int]
+    layout: ClassVar[np.dtype[Any]]
+
+    @property
+    def name(self) -> str:
+        """ggml's name of the type, for example "Q4_K"."""
+        return type(self).__name__
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one block."""
+        return int(self.layout.itemsize)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per weight, scales included."""
+        return 8 * self.nbytes / self.weights
+
+    def row_bytes(self, cols: int) -> int:
+        """Bytes of a row of `cols` weights; `cols` must be a multiple of `weights`."""
+        if cols % self.weights:
+            raise ValueError(
+                f"{self.name} rows hold a multiple of {self.weights} weights, not {cols}"
+            )
+        return cols // self.weights * self.nbytes
+
+    def __repr__(self) -> str:
+        return self.name
