@@ -1,5 +1,4 @@
-"""F64, F32, F16, BF16: plain floating point, one weight a block.
-"""
+"""F64, F32, F16, BF16: plain floating point, one weight a block."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""MXFP4 and NVFP4: four-bit floats (E2M1) with a shared power or byte float as scale.
-"""
+"""MXFP4 and NVFP4: four-bit floats (E2M1) with a shared power or byte float as scale."""
 
 from __future__ import annotations
 

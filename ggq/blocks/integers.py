@@ -1,5 +1,4 @@
-"""I8, I16, I32, I64: plain integers, stored only.
-"""
+"""I8, I16, I32, I64: plain integers, stored only."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""IQ1_S and IQ1_M: 8-dimensional ternary codebook of 2048 words plus a shift.
-"""
+"""IQ1_S and IQ1_M: 8-dimensional ternary codebook of 2048 words plus a shift."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""IQ2_XXS, IQ2_XS, IQ2_S: 8-dimensional codebooks of 256, 512 and 1024 words with signs.
-"""
+"""IQ2_XXS, IQ2_XS, IQ2_S: 8-dimensional codebooks of 256, 512 and 1024 words with signs."""
 
 from __future__ import annotations
 

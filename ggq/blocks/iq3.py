@@ -1,5 +1,4 @@
-"""IQ3_XXS and IQ3_S: 4-dimensional codebooks of 256 and 512 words with signs.
-"""
+"""IQ3_XXS and IQ3_S: 4-dimensional codebooks of 256 and 512 words with signs."""
 
 from __future__ import annotations
 
@@ -19,4 +18,10 @@ class IQ3_S(BlockType):
 
     id = 21
     weights = 256
-    layout = fields(("d", "<f2"), ("qs", "u1", (64,)), ("qh", "u1", (8,)), ("signs", "u1", (32,)), ("scales", "u1", (4,)))
+    layout = fields(
+        ("d", "<f2"),
+        ("qs", "u1", (64,)),
+        ("qh", "u1", (8,)),
+        ("signs", "u1", (32,)),
+        ("scales", "u1", (4,)),
+    )

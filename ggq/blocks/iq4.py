@@ -1,5 +1,4 @@
-"""IQ4_NL and IQ4_XS: four-bit indices into a table of 16 unevenly spaced values.
-"""
+"""IQ4_NL and IQ4_XS: four-bit indices into a table of 16 unevenly spaced values."""
 
 from __future__ import annotations
 
@@ -19,4 +18,6 @@ class IQ4_XS(BlockType):
 
     id = 23
     weights = 256
-    layout = fields(("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", (4,)), ("qs", "u1", (128,)))
+    layout = fields(
+        ("d", "<f2"), ("scales_h", "<u2"), ("scales_l", "u1", (4,)), ("qs", "u1", (128,))
+    )

@@ -1,5 +1,4 @@
-"""Q1_0: one bit a weight, its sign.
-"""
+"""Q1_0: one bit a weight, its sign."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Q2_0: two bits a weight, four levels.
-"""
+"""Q2_0: two bits a weight, four levels."""
 
 from __future__ import annotations
 

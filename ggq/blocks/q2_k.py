@@ -1,5 +1,4 @@
-"""Q2_K: 16 sub-blocks of 16 two-bit codes, each with a 4-bit scale and minimum.
-"""
+"""Q2_K: 16 sub-blocks of 16 two-bit codes, each with a 4-bit scale and minimum."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Q3_K: 16 sub-blocks of 16 three-bit codes, each with a 6-bit signed scale.
-"""
+"""Q3_K: 16 sub-blocks of 16 three-bit codes, each with a 6-bit signed scale."""
 
 from __future__ import annotations
 
@@ -11,4 +10,6 @@ class Q3_K(BlockType):
 
     id = 11
     weights = 256
-    layout = fields(("hmask", "u1", (32,)), ("qs", "u1", (64,)), ("scales", "u1", (12,)), ("d", "<f2"))
+    layout = fields(
+        ("hmask", "u1", (32,)), ("qs", "u1", (64,)), ("scales", "u1", (12,)), ("d", "<f2")
+    )

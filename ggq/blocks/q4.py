@@ -1,5 +1,4 @@
-"""Q4_0 and Q4_1: 32 four-bit codes with one scale, and one minimum in Q4_1.
-"""
+"""Q4_0 and Q4_1: 32 four-bit codes with one scale, and one minimum in Q4_1."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Q4_K: 8 sub-blocks of 32 four-bit codes, each with a 6-bit scale and minimum.
-"""
+"""Q4_K: 8 sub-blocks of 32 four-bit codes, each with a 6-bit scale and minimum."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Q5_0 and Q5_1: 32 five-bit codes with one scale, and one minimum in Q5_1.
-"""
+"""Q5_0 and Q5_1: 32 five-bit codes with one scale, and one minimum in Q5_1."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Q5_K: 8 sub-blocks of 32 five-bit codes, each with a 6-bit scale and minimum.
-"""
+"""Q5_K: 8 sub-blocks of 32 five-bit codes, each with a 6-bit scale and minimum."""
 
 from __future__ import annotations
 
@@ -11,4 +10,10 @@ class Q5_K(BlockType):
 
     id = 13
     weights = 256
-    layout = fields(("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", (12,)), ("qh", "u1", (32,)), ("qs", "u1", (128,)))
+    layout = fields(
+        ("d", "<f2"),
+        ("dmin", "<f2"),
+        ("scales", "u1", (12,)),
+        ("qh", "u1", (32,)),
+        ("qs", "u1", (128,)),
+    )

@@ -1,5 +1,4 @@
-"""Q6_K: 16 sub-blocks of 16 six-bit codes, each with an 8-bit signed scale.
-"""
+"""Q6_K: 16 sub-blocks of 16 six-bit codes, each with an 8-bit signed scale."""
 
 from __future__ import annotations
 
@@ -11,4 +10,6 @@ class Q6_K(BlockType):
 
     id = 14
     weights = 256
-    layout = fields(("ql", "u1", (128,)), ("qh", "u1", (64,)), ("scales", "i1", (16,)), ("d", "<f2"))
+    layout = fields(
+        ("ql", "u1", (128,)), ("qh", "u1", (64,)), ("scales", "i1", (16,)), ("d", "<f2")
+    )

@@ -1,5 +1,4 @@
-"""Q8_0 and the activation forms Q8_1 and Q8_K: eight-bit codes.
-"""
+"""Q8_0 and the activation forms Q8_1 and Q8_K: eight-bit codes."""
 
 from __future__ import annotations
 

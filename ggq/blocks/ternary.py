@@ -1,5 +1,4 @@
-"""TQ1_0 and TQ2_0: three values per weight, for models trained that way.
-"""
+"""TQ1_0 and TQ2_0: three values per weight, for models trained that way."""
 
 from __future__ import annotations
 
