@@ -1,36 +1,190 @@
 """Every error ggq raises on bad input. Each is also the builtin a caller would already catch.
 
-GGQError
-    FormatError(ValueError)              the file is wrong; says where
-    UnknownTypeError(KeyError)           a tensor type this version does not know
-    UnsupportedModelError(ValueError)    an architecture or config value ggq does not implement
-    ConvertError(ValueError)             the source of a conversion is wrong
-    TokenizerError(ValueError)           the tokenizer data is wrong or of an unknown kind
+GGQError                                 exit code of the command line tools: 1
+    FormatError(ValueError)              3  the file is wrong; says where
+        MagicError                          does not begin with "GGUF"
+        VersionError                        a version ggq does not read
+            ByteOrderError                  a big-endian file
+        TruncatedError                      the file ends inside something
+        LimitError                          a count or length no file of this size can hold
+        MetadataKeyError                    an empty or non-UTF-8 key
+            DuplicateKeyError
+            MissingKeyError(KeyError)
+        MetadataTypeError                   a value of an unknown, nested or unexpected type
+        AlignmentError                      general.alignment is not a usable power of two
+        TensorNameError                     an empty, overlong or non-UTF-8 tensor name
+            DuplicateTensorError
+        TensorShapeError                    dimensions that cannot be
+        TensorTypeError(UnknownTypeError)   a tensor type number ggq does not know
+        TensorBoundsError                   a tensor that is not where it must be
+        SplitError                          the shards of a model do not belong together
+            MissingShardError            4
+    UnknownTypeError(KeyError)           3  a tensor type this version does not know
+    UnsupportedModelError(ValueError)    3  an architecture or config value ggq does not implement
+    ConvertError(ValueError)             3  the source of a conversion is wrong
+    TokenizerError(ValueError)           3  the tokenizer data is wrong or of an unknown kind
+    UsageError(ValueError)               2  the command line asks for something impossible
+    NotFoundError                        4  nothing there, or not reachable offline
+    OutOfMemoryError(MemoryError)        5  more memory needed than there is, refused beforehand
+    WriteError(ValueError)               1  the output cannot be what was announced
+        OutputBusyError                     another process is writing the same file
+    DiskFullError(OSError)               6  no space for the output
 """
+
+from __future__ import annotations
+
+from typing import ClassVar
 
 
 class GGQError(Exception):
     """Base of all errors ggq raises on bad input."""
 
+    exit_code: ClassVar[int] = 1
+
 
 class UnknownTypeError(GGQError, KeyError):
     """A tensor type this version does not know."""
+
+    exit_code = 3
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class FormatError(GGQError, ValueError):
-    """The file is wrong."""
+    """The file is wrong. `path` and `offset_bytes` say where, when known."""
+
+    exit_code = 3
+
+    def __init__(
+        self, message: str, *, path: object = None, offset_bytes: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = None if path is None else str(path)
+        self.offset_bytes = offset_bytes
+
+    def __str__(self) -> str:
+        prefix = "" if self.path is None else f"{self.path}: "
+        suffix = "" if self.offset_bytes is None else f" (at byte {self.offset_bytes:,})"
+        return f"{prefix}{self.message}{suffix}"
+
+
+class MagicError(FormatError):
+    """The file does not begin with "GGUF"."""
+
+
+class VersionError(FormatError):
+    """The file has a version ggq does not read."""
+
+
+class ByteOrderError(VersionError):
+    """The file is big-endian."""
+
+
+class TruncatedError(FormatError):
+    """The file ends inside something."""
+
+
+class LimitError(FormatError):
+    """A count or length that no file of this size can hold."""
+
+
+class MetadataKeyError(FormatError):
+    """A metadata key is empty or not UTF-8."""
+
+
+class DuplicateKeyError(MetadataKeyError):
+    """A metadata key occurs twice."""
+
+
+class MissingKeyError(MetadataKeyError, KeyError):
+    """A metadata key that is needed is not there."""
+
+
+class MetadataTypeError(FormatError):
+    """A metadata value has an unknown, nested or unexpected type."""
+
+
+class AlignmentError(FormatError):
+    """general.alignment is not a usable power of two."""
+
+
+class TensorNameError(FormatError):
+    """A tensor name is empty, too long or not UTF-8."""
+
+
+class DuplicateTensorError(TensorNameError):
+    """A tensor name occurs twice."""
+
+
+class TensorShapeError(FormatError):
+    """A tensor has dimensions that cannot be."""
+
+
+class TensorTypeError(FormatError, UnknownTypeError):
+    """A tensor has a type number ggq does not know."""
+
+
+class TensorBoundsError(FormatError):
+    """A tensor is not where it must be."""
+
+
+class SplitError(FormatError):
+    """The shards of a model do not belong together."""
+
+
+class MissingShardError(SplitError):
+    """A shard of the model is not beside the others."""
+
+    exit_code = 4
 
 
 class UnsupportedModelError(GGQError, ValueError):
     """An architecture or config value ggq does not implement."""
 
+    exit_code = 3
+
 
 class ConvertError(GGQError, ValueError):
     """The source of a conversion is wrong."""
 
+    exit_code = 3
+
 
 class TokenizerError(GGQError, ValueError):
     """The tokenizer data is wrong or of an unknown kind."""
+
+    exit_code = 3
+
+
+class UsageError(GGQError, ValueError):
+    """The command line asks for something impossible."""
+
+    exit_code = 2
+
+
+class NotFoundError(GGQError):
+    """There is nothing under that name, or it cannot be reached offline."""
+
+    exit_code = 4
+
+
+class OutOfMemoryError(GGQError, MemoryError):
+    """More memory is needed than there is; refused beforehand."""
+
+    exit_code = 5
+
+
+class WriteError(GGQError, ValueError):
+    """The output cannot be what was announced."""
+
+
+class OutputBusyError(WriteError):
+    """Another process is writing the same file."""
+
+
+class DiskFullError(GGQError, OSError):
+    """There is no space for the output."""
+
+    exit_code = 6

@@ -1,0 +1,103 @@
+"""What every command line tool does alike: the error line, exit codes, Ctrl-C, closed pipes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from ggq.errors import GGQError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and the flags every tool has: --version, --debug."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.add_argument("--version", action=_PrintVersion, help="print the version and exit")
+        self.add_argument(
+            "--debug", "--verbose", action="store_true", help="show the traceback of an error"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
+
+
+class _PrintVersion(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ggq import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit()
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line: control characters, escapes and broken UTF-8 written as \xNN."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def exit_code(error: BaseException) -> int:
+    """Exit code of a tool that ends with `error`."""
+    if isinstance(error, GGQError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, MemoryError):
+        return 5
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return 4
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return 6
+    return 1
+
+
+def run(body: Callable[[], int | None], prog: str) -> int:
+    """Run a tool's body and give its exit code; errors become one line on stderr.
+
+    A closed stdout ends the tool quietly. `--debug` on the command line shows the traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        code = body() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python flushes stdout again at exit; that must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if {"--debug", "--verbose"} & set(sys.argv[1:]):
+            traceback.print_exc()
+        elif not isinstance(error, KeyboardInterrupt):
+            print(f"{prog}: error: {printable(_line(error))}", file=sys.stderr)
+        return exit_code(error)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, GGQError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return f"{where}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return f"internal error, {type(error).__name__}: {error} (--debug shows where)"
