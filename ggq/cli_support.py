@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ggq.errors import GGQError
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from ggq.errors import DISK_FULL_ERRNOS, GGQError
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +60,7 @@ def exit_code(error: BaseException) -> int:
         return 5
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return 4
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return 6
     return 1
 

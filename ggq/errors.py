@@ -22,8 +22,13 @@ GGQError                                 exit code of the command line tools: 1
     UnknownTypeError(KeyError)           3  a tensor type this version does not know
     UnsupportedModelError(ValueError)    3  an architecture or config value ggq does not implement
     ConvertError(ValueError)             3  the source of a conversion is wrong
+        ImatrixError                        an importance matrix is wrong or of another model
+    RecipeError(ValueError)              1  a tensor cannot have the type it is to get
+        FallbackError                       a fallback is needed, but not allowed
+        ImatrixNeededError                  a type that is useless without importance matrix
     TokenizerError(ValueError)           3  the tokenizer data is wrong or of an unknown kind
     UsageError(ValueError)               2  the command line asks for something impossible
+        UnknownPresetError                  no such --type or tensor type
     NotFoundError                        4  nothing there, or not reachable offline
     OutOfMemoryError(MemoryError)        5  more memory needed than there is, refused beforehand
     WriteError(ValueError)               1  the output cannot be what was announced
@@ -33,7 +38,11 @@ GGQError                                 exit code of the command line tools: 1
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+# What the system says when a disk, quota or file size limit is full.
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class GGQError(Exception):
@@ -152,6 +161,22 @@ class ConvertError(GGQError, ValueError):
     exit_code = 3
 
 
+class ImatrixError(ConvertError):
+    """An importance matrix file is wrong, or it belongs to another model."""
+
+
+class RecipeError(GGQError, ValueError):
+    """A tensor cannot have the type it is to get."""
+
+
+class FallbackError(RecipeError):
+    """A tensor needs a fallback, and fallbacks are not allowed."""
+
+
+class ImatrixNeededError(RecipeError):
+    """A tensor is to get a type that is useless without an importance matrix."""
+
+
 class TokenizerError(GGQError, ValueError):
     """The tokenizer data is wrong or of an unknown kind."""
 
@@ -162,6 +187,10 @@ class UsageError(GGQError, ValueError):
     """The command line asks for something impossible."""
 
     exit_code = 2
+
+
+class UnknownPresetError(UsageError):
+    """There is no such preset or tensor type."""
 
 
 class NotFoundError(GGQError):

@@ -16,8 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ggq.cursor import Cursor
-from ggq.errors import DuplicateKeyError, MetadataKeyError, MetadataTypeError, MissingKeyError
-from ggq.spec import NUMBERS, ValueType
+from ggq.errors import (
+    AlignmentError,
+    DuplicateKeyError,
+    MetadataKeyError,
+    MetadataTypeError,
+    MissingKeyError,
+)
+from ggq.spec import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_ALIGNMENT, NUMBERS, ValueType
 from ggq.strings import StringArray, decode_text, encode_string, encode_text
 
 T = TypeVar("T")
@@ -161,6 +167,25 @@ class Metadata(Mapping[str, Any]):
 def read_pair_count(cursor: Cursor) -> int:
     """Number of pairs, checked against the bytes that follow. Raises LimitError."""
     return cursor.count("key/value pairs", _MIN_PAIR_BYTES)
+
+
+def read_alignment(metadata: Metadata) -> int:
+    """Alignment of the tensor data. Raises MetadataTypeError, AlignmentError."""
+    if ALIGNMENT_KEY not in metadata:
+        return DEFAULT_ALIGNMENT
+    if metadata.type(ALIGNMENT_KEY) is not ValueType.U32:
+        raise MetadataTypeError(
+            f"{ALIGNMENT_KEY} is {metadata.type(ALIGNMENT_KEY).name}, but U32 is wanted",
+            path=metadata.source,
+        )
+    alignment = metadata.require(ALIGNMENT_KEY, int)
+    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise AlignmentError(
+            f"{ALIGNMENT_KEY} is {alignment:,}, but a power of two up to {MAX_ALIGNMENT:,}"
+            " is wanted",
+            path=metadata.source,
+        )
+    return alignment
 
 
 def _check_key(key: str) -> None:

@@ -18,41 +18,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.blocks import BlockType, by_id
 from ggq.cursor import Cursor
 from ggq.errors import (
-    AlignmentError,
     ByteOrderError,
     DuplicateTensorError,
     FormatError,
-    LimitError,
     MagicError,
-    MetadataTypeError,
     TensorBoundsError,
-    TensorNameError,
-    TensorShapeError,
-    TensorTypeError,
     TruncatedError,
-    UnknownTypeError,
     VersionError,
 )
-from ggq.metadata import Metadata, read_pair_count
+from ggq.metadata import Metadata, read_alignment, read_pair_count
 from ggq.spec import (
-    ALIGNMENT_KEY,
-    DEFAULT_ALIGNMENT,
     MAGIC,
-    MAX_ALIGNMENT,
-    MAX_DIMS,
-    MAX_NAME_BYTES,
-    MAX_WEIGHTS,
     READABLE_VERSIONS,
     SPLIT_COUNT,
     TensorInfo,
-    ValueType,
     padded,
 )
-
-_MIN_INFO_BYTES = 8 + 1 + 4 + 4 + 8
+from ggq.tensor_info import MIN_INFO_BYTES, read_info
 
 
 @dataclass(frozen=True)
@@ -187,10 +171,10 @@ class _File:
     def parse(self, header_only: bool) -> None:
         cursor = Cursor(self.view, self.path)
         self.version = _read_version(cursor)
-        n_tensors = cursor.count("tensors", _MIN_INFO_BYTES)
+        n_tensors = cursor.count("tensors", MIN_INFO_BYTES)
         self.metadata = Metadata.decode(cursor, read_pair_count(cursor))
         self.alignment = read_alignment(self.metadata)
-        infos = [_read_info(cursor, f"tensor {i} of {n_tensors}") for i in range(n_tensors)]
+        infos = [read_info(cursor, f"tensor {i} of {n_tensors}") for i in range(n_tensors)]
         self.tensors = self._place(infos, padded(cursor.position, self.alignment), header_only)
 
     def _place(
@@ -255,94 +239,3 @@ def _read_version(cursor: Cursor) -> int:
             offset_bytes=4,
         )
     return version
-
-
-def read_alignment(metadata: Metadata) -> int:
-    """Alignment of the tensor data. Raises MetadataTypeError, AlignmentError."""
-    if ALIGNMENT_KEY not in metadata:
-        return DEFAULT_ALIGNMENT
-    if metadata.type(ALIGNMENT_KEY) is not ValueType.U32:
-        raise MetadataTypeError(
-            f"{ALIGNMENT_KEY} is {metadata.type(ALIGNMENT_KEY).name}, but U32 is wanted",
-            path=metadata.source,
-        )
-    alignment = metadata.require(ALIGNMENT_KEY, int)
-    if not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise AlignmentError(
-            f"{ALIGNMENT_KEY} is {alignment:,}, but a power of two up to {MAX_ALIGNMENT:,}"
-            " is wanted",
-            path=metadata.source,
-        )
-    return alignment
-
-
-def _read_info(cursor: Cursor, what: str) -> tuple[TensorInfo, int]:
-    """One tensor info and the offset it announces."""
-    at = cursor.position
-    raw = cursor.string(f"the name of {what}")
-    if not 0 < len(raw) <= MAX_NAME_BYTES:
-        raise TensorNameError(
-            f"the name of {what} has {len(raw)} bytes, but 1 to {MAX_NAME_BYTES} are wanted",
-            path=cursor.path,
-            offset_bytes=at,
-        )
-    try:
-        name = raw.decode()
-    except UnicodeDecodeError as error:
-        raise TensorNameError(
-            f"the name of {what}, {raw!r}, is not UTF-8: {error.reason}",
-            path=cursor.path,
-            offset_bytes=at,
-        ) from None
-    shape = _read_shape(cursor, name)
-    kind = _read_type(cursor, name)
-    columns = shape[-1] if shape else 1
-    if columns % kind.weights:
-        raise TensorShapeError(
-            f"tensor {name!r} has rows of {columns:,} weights, but {kind} needs a multiple of"
-            f" {kind.weights}",
-            path=cursor.path,
-            offset_bytes=at,
-        )
-    info = TensorInfo(name, shape, kind)
-    if info.nbytes > MAX_WEIGHTS:
-        raise LimitError(
-            f"tensor {name!r} of shape {shape} needs {info.nbytes:,} bytes",
-            path=cursor.path,
-            offset_bytes=at,
-        )
-    return info, cursor.u64(f"the offset of tensor {name!r}")
-
-
-def _read_shape(cursor: Cursor, name: str) -> tuple[int, ...]:
-    at = cursor.position
-    n_dims = cursor.u32(f"the dimensions of tensor {name!r}")
-    if n_dims > MAX_DIMS:
-        raise TensorShapeError(
-            f"tensor {name!r} has {n_dims:,} dimensions, but at most {MAX_DIMS} are wanted",
-            path=cursor.path,
-            offset_bytes=at,
-        )
-    shape = tuple(cursor.u64(f"dimension {i} of tensor {name!r}") for i in range(n_dims))[::-1]
-    product = 1
-    for dim in shape:
-        # A zero does not excuse the others: their strides must be representable as well.
-        product *= max(dim, 1)
-    if product > MAX_WEIGHTS:
-        raise TensorShapeError(
-            f"tensor {name!r} has shape {shape}: more weights than a file can hold",
-            path=cursor.path,
-            offset_bytes=at,
-        )
-    return shape
-
-
-def _read_type(cursor: Cursor, name: str) -> BlockType:
-    at = cursor.position
-    number = cursor.u32(f"the type of tensor {name!r}")
-    try:
-        return by_id(number)
-    except UnknownTypeError as error:
-        raise TensorTypeError(
-            f"tensor {name!r}: {error}", path=cursor.path, offset_bytes=at
-        ) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from ggq.errors import DuplicateTensorError, MissingShardError, SplitError, UsageError
 from ggq.metadata import Metadata
 from ggq.spec import (
+    ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
     SPLIT_COUNT,
     SPLIT_NO,
@@ -69,8 +70,11 @@ def shard_name(path: Path, number: int, count: int) -> Path:
 
 
 def shard_metadata(metadata: Metadata, number: int, count: int, n_tensors: int) -> Metadata:
-    """The keys of shard `number`: all in the first, only split.* in the others."""
-    shard = without_split(metadata) if number == 0 else Metadata(metadata.source)
+    """The keys of shard `number`: all in the first, only those a file needs in the others."""
+    shard = without_split(metadata)
+    if number:
+        for key in set(shard) - {ALIGNMENT_KEY}:
+            shard.pop(key)
     shard.set(SPLIT_NO, number, ValueType.U16)
     shard.set(SPLIT_COUNT, count, ValueType.U16)
     shard.set(SPLIT_TENSORS, n_tensors, ValueType.I32)

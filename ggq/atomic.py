@@ -1,0 +1,167 @@
+"""A file that gets its name only when it is complete.
+
+The bytes go to .NAME.ggq-part beside the target, locked for as long as the writer lives. A part
+without a lock is what a killed process left behind; the next writer in the folder removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ggq.errors import (
+    DISK_FULL_ERRNOS,
+    DiskFullError,
+    NotFoundError,
+    OutputBusyError,
+    UsageError,
+)
+
+if sys.platform != "win32":
+    import fcntl
+
+_SUFFIX = ".ggq-part"
+_MAX_WRITE_BYTES = 1 << 30
+_LOCK_ATTEMPTS = 50
+_LOCK_PAUSE_SECONDS = 0.01
+
+
+def check_target(path: Path) -> None:
+    """Check that a file can be made at `path`. Raises NotFoundError, UsageError."""
+    if not path.parent.is_dir():
+        raise NotFoundError(
+            f"{path}: the folder {str(path.parent)!r} does not exist; make it first"
+        )
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: this exists and is not a regular file; name another output")
+
+
+def check_space(folder: Path, nbytes: int) -> None:
+    """Check that `nbytes` fit into `folder`. Raises DiskFullError."""
+    usage = shutil.disk_usage(folder)
+    # Some network and virtual file systems report a size of 0: nothing is known then.
+    if usage.total and nbytes > usage.free:
+        raise DiskFullError(
+            f"{folder}: {nbytes:,} bytes are needed, but only {usage.free:,} are free;"
+            " free some space or write elsewhere"
+        )
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove the parts in `folder` whose writers are dead."""
+    with os.scandir(folder) as entries:
+        parts = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(_SUFFIX)]
+    for part in parts:
+        # Another process may be doing the same, or the part may be someone else's.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _lock(descriptor) and _is_at(descriptor, part):
+                    os.unlink(part)
+            finally:
+                os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power failure, where the system allows it."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class PendingFile:
+    """The bytes of `path` before it has its name. Ends with `publish` or `discard`.
+
+    Raises OutputBusyError if another process is writing the same target.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(f".{path.name}{_SUFFIX}")
+        self._descriptor = _claim(self.part, path)
+
+    def write(self, chunk: memoryview) -> None:
+        """Append the bytes of `chunk`. Raises DiskFullError."""
+        with _disk_full_named(self.path):
+            while chunk:
+                written = os.write(self._descriptor, chunk[:_MAX_WRITE_BYTES])
+                chunk = chunk[written:]
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk. Raises DiskFullError."""
+        with _disk_full_named(self.path):
+            os.fsync(self._descriptor)
+
+    def publish(self) -> None:
+        """Give the file its name, replacing what had it."""
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            self._close()
+        os.replace(self.part, self.path)
+        self._close()
+
+    def discard(self) -> None:
+        """Remove the bytes. Does nothing after `publish`."""
+        if self._descriptor >= 0:
+            if sys.platform == "win32":
+                self._close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.part)
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_full_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL_ERRNOS:
+            raise DiskFullError(f"{path}: no space left while writing: {error.strerror}") from None
+        raise
+
+
+def _claim(part: Path, target: Path) -> int:
+    """Descriptor of an empty, locked file at `part`."""
+    for _ in range(_LOCK_ATTEMPTS):
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            # Between open and lock another process may have removed or renamed it.
+            if _lock(descriptor) and _is_at(descriptor, part):
+                os.ftruncate(descriptor, 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    raise OutputBusyError(f"{target}: another process is writing this file; wait for it to end")
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock the file for the life of the descriptor; False if another process holds it."""
+    if sys.platform == "win32":
+        return True  # an open file cannot be removed there
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
