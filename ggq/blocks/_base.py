@@ -5,10 +5,15 @@ Numbers and layouts: llama.cpp ggml/include/ggml.h `ggml_type` and ggml/src/ggml
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ggq.blocks._frame import Frame
+    from ggq.jit.lang import Value
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -51,6 +56,28 @@ class BlockType:
                 f"{self.name} rows hold a multiple of {self.weights} weights, not {cols}"
             )
         return cols // self.weights * self.nbytes
+
+    def dequantize(self, rows: U8) -> F32:
+        """u8[..., row_bytes] -> f32[..., cols]."""
+        from ggq.blocks._dequantize import dequantize
+
+        return dequantize(self, rows)
+
+    # -- traced: what a family file gives, see ggq/jit/lang.py ---------------------------------
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """(first weight, f32 vector) parts of the block at `address`, covering all its weights.
+
+        Types of one weight a block get `step` consecutive blocks instead, and give one vector of
+        `step` lanes, or a scalar where `step` is 1.
+        """
+        raise NotImplementedError
+
+    def frame(self) -> Frame:
+        """How rows of this type meet activations; by default as singles."""
+        from ggq.blocks._float import FloatFrame
+
+        return FloatFrame(self)
 
     def __repr__(self) -> str:
         return self.name

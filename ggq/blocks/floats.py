@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ggq.blocks._base import BlockType, fields
+from ggq.jit.isa import target
+from ggq.jit.lang import Type, Value, f32, f64, load, u16, u32
+
+
+def _read(type: Type, address: Value, step: int) -> Value:
+    return load(type * step if step > 1 else type, address)
 
 
 class F32(BlockType):
@@ -12,6 +20,10 @@ class F32(BlockType):
     weights = 1
     layout = fields(("x", "<f4"))
 
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """As stored."""
+        yield 0, _read(f32, address, step)
+
 
 class F16(BlockType):
     """IEEE half precision."""
@@ -19,6 +31,13 @@ class F16(BlockType):
     id = 1
     weights = 1
     layout = fields(("x", "<f2"))
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """Exact: every half is a single."""
+        if step == 1:
+            yield 0, target().half_to_single(load(u16 * 1, address))[0]
+        else:
+            yield 0, target().half_to_single(_read(u16, address, step))
 
 
 class F64(BlockType):
@@ -28,6 +47,10 @@ class F64(BlockType):
     weights = 1
     layout = fields(("x", "<f8"))
 
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """Rounded to nearest single."""
+        yield 0, _read(f64, address, step).to(f32)
+
 
 class BF16(BlockType):
     """The upper half of a single: 8 exponent bits, 7 mantissa bits."""
@@ -35,3 +58,8 @@ class BF16(BlockType):
     id = 30
     weights = 1
     layout = fields(("x", "<u2"))
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """Exact: the lower half is zero."""
+        x = _read(u16, address, step).to(u32) << 16
+        yield 0, x.bits(f32 * step if step > 1 else f32)

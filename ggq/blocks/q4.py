@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
+from ggq.blocks._small import SmallBlock, high_nibbles, low_nibbles
+from ggq.blocks._view import Blocks
+from ggq.jit.lang import Value
 
 
-class Q4_0(BlockType):
+class Q4_0(SmallBlock):
     """w = d * (q - 8)   (4.5 bits per weight)"""
 
     id = 2
-    weights = 32
     layout = fields(("d", "<f2"), ("qs", "u1", (16,)))
+    offset = 8
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """Weights 0..15 in the low nibbles, 16..31 in the high ones."""
+        qs = blocks.bytes("qs")
+        return [low_nibbles(qs), high_nibbles(qs)]
 
 
-class Q4_1(BlockType):
+class Q4_1(SmallBlock):
     """w = d * q + m   (5 bits per weight)"""
 
     id = 3
-    weights = 32
     layout = fields(("d", "<f2"), ("m", "<f2"), ("qs", "u1", (16,)))
+    has_minimum = True
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """Weights 0..15 in the low nibbles, 16..31 in the high ones."""
+        qs = blocks.bytes("qs")
+        return [low_nibbles(qs), high_nibbles(qs)]

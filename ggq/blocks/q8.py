@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from ggq.blocks._base import BlockType, fields
+from ggq.blocks._small import SmallBlock
+from ggq.blocks._view import Blocks
+from ggq.jit.lang import Value, i8
 
 
-class Q8_0(BlockType):
+class Q8_0(SmallBlock):
     """w = d * q   (8.5 bits per weight)"""
 
     id = 8
-    weights = 32
     layout = fields(("d", "<f2"), ("qs", "i1", (32,)))
+    signed = True
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """One signed byte per weight."""
+        qs = blocks.bytes("qs")
+        return [qs.bits(i8 * qs.type.lanes)]
 
 
 class Q8_1(BlockType):

@@ -1,0 +1,129 @@
+"""The float frame: weights become singles, activations stay singles.
+
+Exact up to the order of summation. Floating-point types use it, and so do all types that have no
+integer form yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ggq.blocks._frame import Frame, broadcast, padded, panel_rows, tile_tokens
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Value,
+    const,
+    f32,
+    fma,
+    hsum,
+    i64,
+    load,
+    loop,
+    split,
+    store,
+    var,
+    when,
+    zeros,
+)
+from ggq.jit.transpose import columns
+
+if TYPE_CHECKING:
+    from ggq.blocks._base import BlockType
+
+
+class FloatFrame(Frame):
+    """Blocks of any layout through the family's `singles`."""
+
+    key = "f32"
+
+    def __init__(self, family: BlockType) -> None:
+        self.family = family
+
+    def image_bytes(self, cols: int) -> int:
+        return padded(4 * cols)
+
+    def write_image(self, x: Value, cols: Value, image: Value) -> None:
+        _copy(x, cols, lambda i, v: store(image + i * 4, v))
+
+    def _steps(self, cols: Value) -> list[tuple[int, Value, Value]]:
+        """(weights per step, first weight, end): whole steps first, then a step per block."""
+        block = self.family.weights
+        wide = block if block > 1 else 4 * target().lanes
+        start = const(i64, 0)
+        whole = cols - cols % wide
+        steps = [(wide, start, whole)]
+        return steps if block > 1 else [*steps, (1, whole, cols)]
+
+    def _weights(self, row: Value, i: Value, step: int) -> list[tuple[int, Value]]:
+        block = self.family.weights
+        return list(self.family.singles(row + (i // block) * self.family.nbytes, step))
+
+    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+        lanes = target().lanes
+        sums = [var(zeros(f32 * lanes)) for _ in range(4)]
+        rest = var(const(f32, 0.0))
+        for step, start, end in self._steps(cols):
+            for i in loop(start, end, step):
+                for first, w in self._weights(row, i, step):
+                    if w.type.lanes in (0, 1):
+                        w = w if not w.type.lanes else w[0]
+                        rest.set(fma(w, load(f32, image + (i + first) * 4, 4), rest))
+                        continue
+                    for k, part in enumerate(split(w, lanes) if w.type.lanes > lanes else [w]):
+                        at = image + (i + (first + k * lanes)) * 4
+                        total = sums[(first // lanes + k) % 4]
+                        total.set(fma(part, load(f32 * lanes, at, 4), total))
+        return hsum((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest
+
+    def panel_bytes(self, cols: int) -> int:
+        return padded(4 * cols * panel_rows())
+
+    def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
+        rows = panel_rows()
+        for step, start, end in self._steps(cols):
+            for i in loop(start, end, step):
+                each = [self._weights(row(r), i, step) for r in range(rows)]
+                for k, (first, _) in enumerate(each[0]):
+                    parts = [e[k][1] for e in each]
+                    if parts[0].type.lanes == 0:
+                        for r, w in enumerate(parts):
+                            store(panel + ((i + first) * rows + r) * 4, w, 4)
+                        continue
+                    for j, column in enumerate(columns(parts)):
+                        store(panel + (i + (first + j)) * (4 * rows), column, 4)
+
+    def tile_bytes(self, cols: int) -> int:
+        return padded(4 * cols * tile_tokens())
+
+    def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
+        tokens = tile_tokens()
+
+        def put(i: Value, v: Value) -> None:
+            for k in range(max(v.type.lanes, 1)):
+                store(tile + ((i + k) * tokens + token) * 4, v[k] if v.type.lanes else v, 4)
+
+        with when(x.ne(0)):
+            _copy(x, cols, put)
+        with when(x.eq(0)):
+            for i in loop(cols):
+                put(i, const(f32, 0.0))
+
+    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+        rows, tokens = panel_rows(), tile_tokens()
+        sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
+        for i in loop(cols):
+            w = load(f32 * rows, panel + i * (4 * rows), 4)
+            for t in range(tokens):
+                sums[t].set(fma(w, broadcast(f32, tile + (i * tokens + t) * 4), sums[t]))
+        return [s.value for s in sums]
+
+
+def _copy(x: Value, cols: Value, put: Callable[[Value, Value], None]) -> None:
+    """Hand x f32[cols] to `put(index, values)` in vectors, the last few one by one."""
+    lanes = target().lanes
+    whole = cols - cols % lanes
+    for i in loop(0, whole, lanes):
+        put(i, load(f32 * lanes, x + i * 4, 4))
+    for i in loop(whole, cols):
+        put(i, load(f32, x + i * 4, 4))

@@ -1,0 +1,82 @@
+"""How a weight matrix in blocks meets activations: the loops all families share.
+
+A `Frame` knows one family's arithmetic in three shapes, each written once for all families:
+
+* a row times one vector (`dot_row`): decoding, one sequential stream from the memory map;
+* a panel of rows times a tile of tokens (`multiply`): prefill, the panel unpacked once
+  (`pack_panel`) into [k][row] order and used for every tile;
+* the activations themselves, laid out as the two above read them (`write_image`, `write_tile`).
+
+The methods are traced: arguments named as addresses are kernel values, and so are results.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from ggq.jit.isa import target
+from ggq.jit.lang import Type, Value, i32, load, splat
+
+
+def tile_tokens() -> int:
+    """Tokens of one tile: as many as leave registers for a row of accumulators each."""
+    return 8 if target().nbytes == 64 else 4
+
+
+def panel_rows() -> int:
+    """Rows of one panel: the singles in a vector."""
+    return target().lanes
+
+
+def padded(nbytes: int) -> int:
+    """Next multiple of 64 bytes, a cache line."""
+    return -(-nbytes // 64) * 64
+
+
+class Frame(ABC):
+    """The three shapes for one family. `key` names the activation layout: equal key, equal layout."""
+
+    key: str
+
+    @abstractmethod
+    def image_bytes(self, cols: int) -> int:
+        """Bytes of one activation vector of `cols` as `dot_row` reads it."""
+
+    @abstractmethod
+    def write_image(self, x: Value, cols: Value, image: Value) -> None:
+        """Lay out x f32[cols] for `dot_row`."""
+
+    @abstractmethod
+    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+        """f32 scalar: the row's blocks times the vector."""
+
+    @abstractmethod
+    def panel_bytes(self, cols: int) -> int:
+        """Bytes of one unpacked panel."""
+
+    @abstractmethod
+    def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
+        """Unpack `panel_rows()` rows; `row(r)` is the address of row r."""
+
+    @abstractmethod
+    def tile_bytes(self, cols: int) -> int:
+        """Bytes of one tile of activations."""
+
+    @abstractmethod
+    def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
+        """Lay out x f32[cols] as one token of a tile; x = 0 (address) clears the token."""
+
+    @abstractmethod
+    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+        """One f32[panel_rows()] per token of the tile."""
+
+
+def broadcast(type: Type, address: Value) -> Value:
+    """One four-byte value in every lane of a vector."""
+    return splat(load(type, address, 4), target().lanes)
+
+
+def int_tile(address: Value, index: int, token: int) -> Value:
+    """Broadcast entry [index][token] of a tile's i32 array."""
+    return broadcast(i32, address + 4 * (index * tile_tokens() + token))

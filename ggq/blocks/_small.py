@@ -1,0 +1,288 @@
+"""Types of 32 weights a block with one scale, and perhaps one minimum: w = d * (q - offset) + m.
+
+Several blocks are taken at once, so that their codes fill a vector; each lane of the integer dot
+product then belongs to one block and is scaled by that block's d times the activations' d.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from ggq.blocks._activation import QuantizedBlock
+from ggq.blocks._base import BlockType
+from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, tile_tokens
+from ggq.blocks._view import Blocks
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Value, const, f32, fma, hsum, i8, i32, i64, load, loop, shuffle, splat, store, u8, u16, u32,
+    undefined, var, when, widen, zeros,
+)  # fmt: skip
+from ggq.jit.transpose import columns
+
+BLOCK = 32
+
+
+class SmallBlock(BlockType):
+    """A family gives `codes`, `scale`, and where it has one `minimum` and `offset`.
+
+    `codes(blocks)` is the list of code vectors of `blocks.count` blocks: either two vectors, the
+    first and the second 16 codes of every block, or one with all 32. u8 codes are lowered by
+    `offset`, i8 codes are taken as they are.
+    """
+
+    weights = BLOCK
+    offset: ClassVar[int] = 0
+    signed: ClassVar[bool] = False
+    has_minimum: ClassVar[bool] = False
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """8-bit codes of the blocks."""
+        raise NotImplementedError
+
+    def scale(self, blocks: Blocks) -> Value:
+        """f32 d of every block."""
+        return blocks.half("d")
+
+    def minimum(self, blocks: Blocks) -> Value:
+        """f32 m of every block."""
+        return blocks.half("m")
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """(first weight, f32 vector) parts of one block, in the reference's own rounding."""
+        blocks = Blocks(self, address)
+        d = self.scale(blocks)
+        lanes = min(target().lanes, 16)
+        vectors = self.codes(blocks)
+        for k, codes in enumerate(vectors):
+            for first in range(0, codes.type.lanes, lanes):
+                q = shuffle(codes, range(first, first + lanes)).to(i32)
+                w = (q - self.offset if self.offset else q).to(f32) * d
+                at = first + k * (BLOCK // len(vectors))
+                yield at, w + self.minimum(blocks) if self.has_minimum else w
+
+    def frame(self) -> Frame:
+        """The integer frame of the family."""
+        return SmallFrame(self)
+
+
+class SmallFrame(Frame):
+    """Integer dot products over groups of small blocks."""
+
+    def __init__(self, family: SmallBlock) -> None:
+        self.family = family
+
+    # -- what the family's codes look like ---------------------------------------------------
+
+    def _parts(self) -> int:
+        """Code vectors of a group: 2 for packed nibbles, 1 where codes are whole bytes."""
+        return BLOCK // self.family.layout["qs"].itemsize
+
+    def _group(self) -> int:
+        """Blocks of a full step."""
+        return target().nbytes * self._parts() // BLOCK or 1
+
+    def _as_dot_operand(self, codes: Value) -> tuple[Value, int]:
+        """Codes as the target multiplies them best, and how much they are then too large."""
+        if codes.type.kind == "u":
+            return codes, self.family.offset
+        if target().signed_dot:
+            return codes, 0
+        n = codes.type.lanes
+        return codes.bits(u8 * n) ^ const(u8 * n, 0x80), 128
+
+    def _excess(self) -> int:
+        if self.family.signed:
+            return 0 if target().signed_dot else 128
+        return self.family.offset
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        minimum = "m" if self.family.has_minimum else ""
+        return f"q32p{self._parts()}o{self._excess()}{minimum}"
+
+    def _dot(self, acc: Value, codes: Value, x: Value) -> Value:
+        if codes.type.kind == "i":
+            return target().dot_signed(acc, codes, x)
+        return target().dot_unsigned(acc, codes, x)
+
+    # -- one vector --------------------------------------------------------------------------
+    # A group of g blocks: codes (32 g), then per i32 lane of the accumulator the correction
+    # -excess * (sum of its activations) and the scale, then per block the weighted sum.
+
+    def _image(self) -> tuple[int, int, int, int, int]:
+        """(bytes per group, offsets of corrections, scales, sums; accumulator lanes per block)."""
+        g, per_block = self._group(), 8 // self._parts()
+        fixes = BLOCK * g
+        scales = fixes + 4 * g * per_block
+        sums = scales + 4 * g * per_block
+        return padded(sums + 4 * g), fixes, scales, sums, per_block
+
+    def image_bytes(self, cols: int) -> int:
+        return -(-cols // (BLOCK * self._group())) * self._image()[0]
+
+    def write_image(self, x: Value, cols: Value, image: Value) -> None:
+        g, parts = self._group(), self._parts()
+        nbytes, fixes, scales, sums, per_block = self._image()
+        width = BLOCK // parts
+        for b in loop(cols // BLOCK):
+            block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
+            group, k = image + (b // g) * nbytes, b % g
+            fix = zeros(i32 * per_block)
+            ones = const(u8 * width, 1)
+            for p in range(parts):
+                codes = block.codes(p * width, width)
+                store(group + k * width + p * width * g, codes)
+                fix = target().dot_unsigned(fix, ones, codes)
+            store(group + k * (4 * per_block) + fixes, fix * -self._excess(), 4)
+            store(group + k * (4 * per_block) + scales, splat(block.scale, per_block), 4)
+            total = block.total(0, BLOCK).to(f32) * block.scale
+            store(group + k * 4 + sums, total, 4)
+
+    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+        g = self._group()
+        nbytes, *_, per_block = self._image()
+        blocks = cols // BLOCK
+        total = var(zeros(f32 * (g * per_block)))
+        minima = var(zeros(f32 * g))
+        whole = blocks - blocks % g
+        for b in loop(0, whole, g):
+            self._step(row, b, g, image + (b // g) * nbytes, const(i64, 0), total, minima)
+        # What is left of the row: half a group, a quarter, ... as the bits of its count say.
+        last = image + (blocks // g) * nbytes
+        at = var(whole)
+        count = g // 2
+        while count:
+            with when((blocks & count).ne(0)):
+                self._step(row, at.value, count, last, at - whole, total, minima)
+                at += count
+            count //= 2
+        out = hsum(total)
+        return out + hsum(minima) if self.family.has_minimum else out
+
+    def _step(self, row, b, count, group, k, total, minima) -> None:  # type: ignore[no-untyped-def]
+        """Blocks b .. b + count of the row times blocks k .. k + count of an image group."""
+        g, parts = self._group(), self._parts()
+        _, fixes, scales, sums, per_block = self._image()
+        width, lanes = BLOCK // parts, count * per_block
+        view = Blocks(self.family, row + b * self.family.nbytes, count)
+        acc = zeros(i32 * lanes)
+        if self._excess():
+            acc = load(i32 * lanes, group + k * (4 * per_block) + fixes, 4)
+        for p, codes in enumerate(self.family.codes(view)):
+            x = load(i8 * (count * width), group + k * width + p * width * g)
+            acc = self._dot(acc, self._as_dot_operand(codes)[0], x)
+        d = self.family.scale(view.repeated(per_block))
+        d = d * load(f32 * lanes, group + k * (4 * per_block) + scales, 4)
+        whole = total.type.lanes
+        total.set(fma(widen(acc.to(f32), whole), widen(d, whole), total))
+        if self.family.has_minimum:
+            m = self.family.minimum(view.repeated(1))
+            s = load(f32 * count, group + k * 4 + sums, 4)
+            minima.set(fma(widen(m, g), widen(s, g), minima))
+
+    # -- a panel of rows times a tile of tokens ----------------------------------------------
+    # Panel, per block: eight dwords of codes for every row, d of every row, m of every row.
+    # Tile, per block: eight dwords for every token, the correction, d, and d * sum.
+
+    def _panel_block(self) -> int:
+        return panel_rows() * 4 * (9 + self.family.has_minimum)
+
+    def panel_bytes(self, cols: int) -> int:
+        return cols // BLOCK * self._panel_block()
+
+    def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
+        rows, g, parts = panel_rows(), self._group(), self._parts()
+        record = self._panel_block()
+        blocks = cols // BLOCK
+        whole = blocks - blocks % g
+        for start, end, count in ((const(i64, 0), whole, g), (whole, blocks, 1)):
+            for b in loop(start, end, count):
+                views = [
+                    Blocks(self.family, row(r) + b * self.family.nbytes, count) for r in range(rows)
+                ]
+                out = panel + b * record
+                codes = [self.family.codes(v) for v in views]
+                for p in range(parts):
+                    dwords = [
+                        (lambda c: c.bits(u32 * (c.type.lanes // 4)))(self._as_dot_operand(c[p])[0])
+                        for c in codes
+                    ]
+                    per_block = 8 // parts
+                    for j, column in enumerate(columns(dwords)):
+                        slot = (j // per_block) * record
+                        slot += (j % per_block + p * per_block) * 4 * rows
+                        store(out + slot, column, 4)
+                for k in range(count):
+                    each = [Blocks(self.family, v.address + k * self.family.nbytes) for v in views]
+                    store(out + (k * record + 32 * rows), _lanes(self.family.scale, each), 4)
+                    if self.family.has_minimum:
+                        m = _lanes(self.family.minimum, each)
+                        store(out + (k * record + 36 * rows), m, 4)
+
+    def _tile_block(self) -> int:
+        return tile_tokens() * 4 * 11
+
+    def tile_bytes(self, cols: int) -> int:
+        return cols // BLOCK * self._tile_block()
+
+    def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
+        stride = 4 * tile_tokens()
+        with when(x.eq(0)):
+            for i in loop(cols // BLOCK * 11):
+                store(tile + i * stride + token * 4, const(i32, 0), 4)
+        with when(x.ne(0)):
+            for b in loop(cols // BLOCK):
+                block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
+                out = tile + b * self._tile_block() + token * 4
+                dwords = block.codes(0, BLOCK).bits(i32 * 8)
+                for k in range(8):
+                    store(out + k * stride, dwords[k], 4)
+                total = block.total(0, BLOCK)
+                store(out + 8 * stride, total * -self._excess(), 4)
+                store(out + 9 * stride, block.scale, 4)
+                store(out + 10 * stride, total.to(f32) * block.scale, 4)
+
+    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+        rows, tokens = panel_rows(), tile_tokens()
+        sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
+        code = (i8 if self.family.signed and target().signed_dot else u8) * (4 * rows)
+        for b in loop(cols // BLOCK):
+            p, x = panel + b * self._panel_block(), tile + b * self._tile_block()
+            if self._excess():
+                acc = [int_tile(x, 8, t) for t in range(tokens)]
+            else:
+                acc = [zeros(i32 * rows)] * tokens
+            for k in range(8):
+                w = load(code, p + 4 * rows * k, 4)
+                for t in range(tokens):
+                    acc[t] = self._dot(acc[t], w, int_tile(x, k, t).bits(i8 * (4 * rows)))
+            d = load(f32 * rows, p + 32 * rows, 4)
+            for t in range(tokens):
+                dx = broadcast(f32, x + 4 * (9 * tokens + t))
+                sums[t].set(fma(acc[t].to(f32), d * dx, sums[t]))
+            if self.family.has_minimum:
+                m = load(f32 * rows, p + 36 * rows, 4)
+                for t in range(tokens):
+                    s = broadcast(f32, x + 4 * (10 * tokens + t))
+                    sums[t].set(fma(m, s, sums[t]))
+        return [s.value for s in sums]
+
+
+def _lanes(field: Callable[[Blocks], Value], views: list[Blocks]) -> Value:
+    """f32[len(views)]: one scalar field of one block per row."""
+    out = undefined(f32 * len(views))
+    for r, view in enumerate(views):
+        out = out.with_lane(r, field(view))
+    return out
+
+
+def low_nibbles(codes: Value) -> Value:
+    """Lower four bits of every byte."""
+    return codes & 15
+
+
+def high_nibbles(codes: Value) -> Value:
+    """Upper four bits of every byte."""
+    n = codes.type.lanes
+    return (codes.bits(u16 * (n // 2)) >> 4).bits(u8 * n) & 15
