@@ -1,4 +1,4 @@
-"""Fixtures every test may use: the oracles of tests/oracles.py."""
+"""Fixtures every test may use: the oracles of tests/oracles.py and the large test models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import oracles
+from tests import models, oracles
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,13 @@ def gemma3() -> Path:
 def llama_cpp_tree() -> Path:
     """The llama.cpp source tree, to read data from."""
     return oracles.llama_cpp_tree()
+
+
+@pytest.fixture(scope="session")
+def widened_smollm2(smollm2: Path) -> Path:
+    """SmolLM2 with every row a multiple of 256, F32, 764 MB; kept in the cache."""
+
+    def make(target: Path) -> None:
+        models.write_widened_gguf(smollm2, target)
+
+    return oracles.once("smollm2-widened-f32.gguf", make)

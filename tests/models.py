@@ -110,7 +110,8 @@ class TinyModel:
         return seeded(name, shape, scale, self.seed)
 
 
-def _config(architecture: str, model_type: str, **changes: Any) -> Config:
+def tiny_config(architecture: str, model_type: str, **changes: Any) -> Config:
+    """config.json of a tiny model; `changes` override."""
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -139,16 +140,16 @@ LLAMA3_SCALING = {
 TINY = {
     model.name: model
     for model in (
-        TinyModel("llama", _config("LlamaForCausalLM", "llama", num_key_value_heads=1)),
+        TinyModel("llama", tiny_config("LlamaForCausalLM", "llama", num_key_value_heads=1)),
         TinyModel(
             "llama3",
-            _config(
+            tiny_config(
                 "LlamaForCausalLM", "llama", rope_scaling=LLAMA3_SCALING, tie_word_embeddings=False
             ),
         ),
         TinyModel(
             "mistral",
-            _config(
+            tiny_config(
                 "MistralForCausalLM",
                 "mistral",
                 head_dim=32,
@@ -157,10 +158,10 @@ TINY = {
                 rope_theta=1000000.0,
             ),
         ),
-        TinyModel("qwen2", _config("Qwen2ForCausalLM", "qwen2", rms_norm_eps=1e-6)),
+        TinyModel("qwen2", tiny_config("Qwen2ForCausalLM", "qwen2", rms_norm_eps=1e-6)),
         TinyModel(
             "qwen3",
-            _config(
+            tiny_config(
                 "Qwen3ForCausalLM",
                 "qwen3",
                 head_dim=32,
@@ -171,7 +172,7 @@ TINY = {
         ),
         TinyModel(
             "gemma3",
-            _config(
+            tiny_config(
                 "Gemma3ForCausalLM",
                 "gemma3_text",
                 head_dim=32,

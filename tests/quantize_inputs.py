@@ -1,0 +1,149 @@
+"""Seeded inputs of the identity tests: GGUF sources, importance matrices, and single blocks.
+
+Sources have rows of 256 and many layers, so that every rule of the mixtures has a layer to act on;
+"narrow" has rows of 288, 144 and 400 weights, so that every shape fallback has one.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.gguf_file import BF16, F32, Key, float_tensor, write_gguf
+from tests.models import F32Array, TinyModel, gguf_keys, gguf_tensors, seeded, tiny_config
+
+IMATRIX = "seeded.imatrix.gguf"
+IMATRIX_DAT = "seeded.imatrix.dat"
+DATASET = "seeded.txt"
+CHUNKS = 12
+CHUNK_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """One GGUF file to quantize; its name is its file name too."""
+
+    name: str
+    layers: int
+    width: int
+    ff: int
+    kv_heads: int
+    tied: bool
+    type: int = F32
+
+    @property
+    def model(self) -> TinyModel:
+        """The seeded Llama behind the file."""
+        config = tiny_config(
+            "LlamaForCausalLM",
+            "llama",
+            num_hidden_layers=self.layers,
+            hidden_size=self.width,
+            intermediate_size=self.ff,
+            num_key_value_heads=self.kv_heads,
+            tie_word_embeddings=self.tied,
+        )
+        return TinyModel(self.name, config, seed=2)
+
+    def tensors(self) -> dict[str, F32Array]:
+        """GGUF name -> f32 array before rounding to the file's type."""
+        specs = gguf_tensors("llama", self.model.config, self.model.tensors())
+        return {spec.name: heavy_tailed(spec.data) for spec in specs}
+
+    def write(self, folder: Path) -> Path:
+        """FOLDER/NAME.gguf with norms in F32 and matrices in the source's type."""
+        keys = [
+            key._replace(value={F32: 0, BF16: 32}[self.type])
+            if key.name == "general.file_type"
+            else key
+            for key in gguf_keys("llama", self.model.config, self.name)
+        ]
+        specs = [
+            float_tensor(name, x, self.type if x.ndim == 2 else F32)
+            for name, x in self.tensors().items()
+        ]
+        return write_gguf(folder / f"{self.name}.gguf", keys, specs)
+
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Source("wide", layers=16, width=256, ff=256, kv_heads=1, tied=False),
+        Source("tied", layers=8, width=256, ff=512, kv_heads=2, tied=True, type=BF16),
+        Source("narrow", layers=8, width=288, ff=400, kv_heads=2, tied=False),
+    )
+}
+
+
+def heavy_tailed(x: F32Array) -> F32Array:
+    """The same values with the large ones made larger, as trained weights have them."""
+    scale = np.float32(0.05)
+    y = x / np.abs(x).max()
+    return ((y + np.float32(6) * y * y * y) * scale).astype(np.float32)
+
+
+def importance(source: Source) -> dict[str, F32Array]:
+    """GGUF name -> sum of squared activations per column, for the matrices inside the blocks."""
+    sums = {}
+    for name, x in source.tensors().items():
+        if name.startswith("blk.") and x.ndim == 2:
+            activations = seeded(f"{name}.imatrix", (x.shape[1],), 3.0, seed=3)
+            sums[name] = activations * activations + np.float32(0.01)
+    return sums
+
+
+def write_imatrix_gguf(source: Source, folder: Path) -> Path:
+    """FOLDER/seeded.imatrix.gguf in the GGUF form of llama-imatrix.
+
+    One tensor is left out and one was never called, as happens in real files.
+    """
+    keys = [
+        Key("general.type", "str", "imatrix"),
+        Key("imatrix.datasets", "[str", [DATASET]),
+        Key("imatrix.chunk_count", "u32", CHUNKS),
+        Key("imatrix.chunk_size", "u32", CHUNK_TOKENS),
+    ]
+    specs = []
+    for name, sums in importance(source).items():
+        if name == "blk.1.ffn_up.weight":
+            continue
+        calls = 0 if name == "blk.2.ffn_gate.weight" else CHUNKS * CHUNK_TOKENS
+        specs.append(float_tensor(f"{name}.in_sum2", sums[None, :]))
+        specs.append(float_tensor(f"{name}.counts", np.array([[calls]], np.float32)))
+    return write_gguf(folder / IMATRIX, keys, specs)
+
+
+def write_imatrix_dat(source: Source, folder: Path) -> Path:
+    """FOLDER/seeded.imatrix.dat in the legacy form, with every tensor."""
+    entries = importance(source)
+    parts = [struct.pack("<i", len(entries))]
+    for name, sums in entries.items():
+        head = struct.pack("<i", len(name)) + name.encode()
+        parts += [head, struct.pack("<ii", CHUNKS, len(sums)), sums.astype("<f4").tobytes()]
+    parts.append(struct.pack("<ii", CHUNKS, len(DATASET)) + DATASET.encode())
+    path = folder / IMATRIX_DAT
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def block_inputs(rows: int = 4, cols: int = 2048) -> dict[str, F32Array]:
+    """Kind -> f32[rows, cols]: what every quantizer must turn into the oracle's bytes."""
+    shape = (rows, cols)
+    random = seeded("block", shape, 1.0, seed=4)
+    outliers = random.copy()
+    outliers[:, ::97] *= np.float32(1000)
+    bf16 = (random.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return {
+        "random": random,
+        "bf16": bf16,
+        "zero": np.zeros(shape, np.float32),
+        "constant": np.full(shape, -0.37, np.float32),
+        "subnormal": random * np.float32(1e-40),
+        "outliers": outliers,
+        "tiny": random * np.float32(1e-7),
+        "large": random * np.float32(3e3),
+        "sparse": np.where(random > 1.5, random, 0).astype(np.float32),
+    }
