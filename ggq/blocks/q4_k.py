@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from ggq.blocks._base import BlockType, fields
+from collections.abc import Iterator
+
+from ggq.blocks._base import fields
+from ggq.blocks._six_bit import six_bit_minima, six_bit_scales
+from ggq.blocks._small import high_nibbles, low_nibbles
+from ggq.blocks._super import SuperBlock
+from ggq.blocks._view import Blocks
+from ggq.jit.lang import Value
 
 
-class Q4_K(BlockType):
+class Q4_K(SuperBlock):
     """w = d * sc * q - dmin * m   (4.5 bits per weight)"""
 
     id = 12
-    weights = 256
     layout = fields(("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", (12,)), ("qs", "u1", (128,)))
+    group = 32
+    has_minimum = True
+
+    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
+        """32 bytes hold two sub-blocks: one in the low nibbles, the next in the high ones."""
+        for at in range(0, 128, width):
+            qs = blocks.bytes("qs", at, width)
+            starts = [64 * (c // 32) + c % 32 for c in range(at, at + width, 16)]
+            yield starts, low_nibbles(qs)
+            yield [s + 32 for s in starts], high_nibbles(qs)
+
+    def scales(self, blocks: Blocks) -> Value:
+        """Six bits each."""
+        return six_bit_scales(blocks)
+
+    def minima(self, blocks: Blocks) -> Value:
+        """Six bits each."""
+        return six_bit_minima(blocks)

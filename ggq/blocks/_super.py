@@ -1,0 +1,311 @@
+"""Types of 256 weights a block in sub-blocks: w = d * scale * (q - offset) - dmin * min.
+
+The scales of sub-blocks are small integers, so a whole block is summed in integers and scaled
+once. Two dot products of 16 useful bits share one multiply by their scales (`dot_pairs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from ggq.blocks._activation import QuantizedBlock
+from ggq.blocks._base import BlockType
+from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, tile_tokens
+from ggq.blocks._view import Blocks
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Value, const, f32, fma, hsum, i8, i16, i32, load, loop, shuffle, splat, store, u8, u32,
+    undefined, var, when, widen, zeros,
+)  # fmt: skip
+from ggq.jit.transpose import columns
+
+BLOCK = 256
+CHUNK = 16  # codes that stay together in every layout
+
+
+class SuperBlock(BlockType):
+    """A family gives `codes`, `scales`, and where it has them `minima` and `offset`.
+
+    `codes(blocks, width)` yields (starts, vector): u8[width] or i8[width] codes, `starts` telling
+    for each chunk of 16 of them which weight its first one is. `scales` and `minima` are i16
+    vectors, one lane per sub-block. `offset` lowers unsigned codes.
+    """
+
+    weights = BLOCK
+    group: ClassVar[int]  # weights per sub-block
+    offset: ClassVar[int] = 0
+    signed: ClassVar[bool] = False
+    has_minimum: ClassVar[bool] = False
+
+    @property
+    def groups(self) -> int:
+        """Sub-blocks of a block."""
+        return BLOCK // self.group
+
+    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
+        """8-bit codes of one block in vectors of `width`."""
+        raise NotImplementedError
+
+    def scales(self, blocks: Blocks) -> Value:
+        """i16[groups]."""
+        raise NotImplementedError
+
+    def minima(self, blocks: Blocks) -> Value:
+        """i16[groups]."""
+        raise NotImplementedError
+
+    def scale(self, blocks: Blocks) -> Value:
+        """f32 d of the block."""
+        return blocks.half("d")
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """(first weight, f32 vector) parts of one block, in the reference's own rounding."""
+        blocks = Blocks(self, address)
+        lanes = min(target().lanes, CHUNK)
+        scales = self.scales(blocks).to(f32) * self.scale(blocks)
+        if self.has_minimum:
+            minima = self.minima(blocks).to(f32) * blocks.half("dmin")
+        for starts, codes in self.codes(blocks, CHUNK):
+            for part in range(0, CHUNK, lanes):
+                q = shuffle(codes, range(part, part + lanes)).to(i32)
+                group = starts[0] // self.group
+                w = (q - self.offset if self.offset else q).to(f32) * splat(scales[group], lanes)
+                if self.has_minimum:
+                    w = w - splat(minima[group], lanes)
+                yield starts[0] + part, w
+
+    def frame(self) -> Frame:
+        """The integer frame of the family."""
+        return SuperFrame(self)
+
+
+class SuperFrame(Frame):
+    """Integer dot products over whole super-blocks."""
+
+    def __init__(self, family: SuperBlock) -> None:
+        self.family = family
+
+    def _order(self) -> list[list[int]]:
+        """Where the chunks of each code vector come from; traced and thrown away."""
+        nowhere = Blocks(self.family, const_address())
+        return [starts for starts, _ in self.family.codes(nowhere, target().nbytes)]
+
+    def _excess(self) -> int:
+        if self.family.signed:
+            return 0 if target().signed_dot else 128
+        return self.family.offset
+
+    def _operand(self, codes: Value) -> Value:
+        """Codes as the target multiplies them best."""
+        if codes.type.kind == "u" or target().signed_dot:
+            return codes
+        n = codes.type.lanes
+        return codes.bits(u8 * n) ^ const(u8 * n, 0x80)
+
+    def _dot(self, acc: Value, codes: Value, x: Value) -> Value:
+        if codes.type.kind == "i":
+            return target().dot_signed(acc, codes, x)
+        return target().dot_unsigned(acc, codes, x)
+
+    @property
+    def key(self) -> str:  # type: ignore[override]
+        family = self.family
+        extra = "m" if family.has_minimum else f"o{self._excess()}"
+        # Equal layout only for equal order: the family's name stands for it.
+        return f"q256{family.name}g{family.group}{extra}"
+
+    # -- one vector: 256 codes in the family's order, the sums of its sub-blocks, the scale ------
+
+    def _record(self) -> int:
+        return padded(BLOCK + 2 * 16 + 4)
+
+    def image_bytes(self, cols: int) -> int:
+        return cols // BLOCK * self._record()
+
+    def write_image(self, x: Value, cols: Value, image: Value) -> None:
+        family = self.family
+        order = [start for starts in self._order() for start in starts]
+        for b in loop(cols // BLOCK):
+            block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
+            out = image + b * self._record()
+            for k, start in enumerate(order):
+                store(out + CHUNK * k, block.codes(start, CHUNK))
+            for j in range(family.groups):
+                total = block.total(j * family.group, family.group).to(i16)
+                store(out + (BLOCK + 2 * j), total, 2)
+            store(out + (BLOCK + 32), block.scale, 4)
+
+    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+        family, t = self.family, target()
+        groups = family.groups
+        total = var(zeros(f32 * t.lanes))
+        minima = var(zeros(f32 * (groups // 2)))
+        for b in loop(cols // BLOCK):
+            view = Blocks(family, row + b * family.nbytes)
+            x = image + b * self._record()
+            scales = family.scales(view)
+            sums = load(i16 * groups, x + BLOCK, 2)
+            acc = zeros(i32 * t.lanes)
+            if self._excess():
+                fix = t.dot_pairs(zeros(i32 * (groups // 2)), scales, sums) * -self._excess()
+                acc = _fit(fix, t.lanes)
+            acc = self._scaled_dots(view, scales, x, acc)
+            dx = load(f32, x + (BLOCK + 32), 4)
+            total.set(fma(acc.to(f32), splat(family.scale(view) * dx, t.lanes), total))
+            if family.has_minimum:
+                m = t.dot_pairs(zeros(i32 * (groups // 2)), family.minima(view), sums)
+                minima.set(fma(m.to(f32), splat(view.half("dmin") * dx, groups // 2), minima))
+        out = hsum(total)
+        return out - hsum(minima) if family.has_minimum else out
+
+    def _scaled_dots(self, view: Blocks, scales: Value, x: Value, acc: Value) -> Value:
+        """acc + the sum over sub-blocks of scale * dot, spread over the lanes of acc."""
+        t, lanes = target(), target().lanes
+        waiting: tuple[Value, list[int]] | None = None
+        for k, (starts, codes) in enumerate(self.family.codes(view, t.nbytes)):
+            moved = load(i8 * t.nbytes, x + t.nbytes * k)
+            dots = self._dot(zeros(i32 * lanes), self._operand(codes), moved)
+            group = [starts[lane // 4] // self.family.group for lane in range(lanes)]
+            if self.family.signed:
+                acc = acc + dots * shuffle(scales, group).to(i32)
+            elif waiting is None:
+                waiting = (dots, group)
+            else:
+                # Both fit 16 bits: 4 * 63 * 127 < 2^15. Even lanes of the pair are the first's.
+                first, group0 = waiting
+                pair = (first & 0xFFFF) | (dots << 16)
+                pairs = [g for both in zip(group0, group, strict=True) for g in both]
+                acc = t.dot_pairs(acc, pair.bits(i16 * (2 * lanes)), shuffle(scales, pairs))
+                waiting = None
+        return acc
+
+    # -- a panel of rows times a tile of tokens --------------------------------------------------
+    # Panel, per block: 64 dwords of codes for every row; the scale of every sub-block as i32 for
+    # every row; d of every row; with minima, pairs of them for every row and dmin of every row.
+    # Tile, per block: 64 dwords for every token; corrections per sub-block (or pairs of sums where
+    # there are minima); d.
+
+    def _panel_block(self) -> int:
+        extra = self.family.groups // 2 + 1 if self.family.has_minimum else 0
+        return 4 * panel_rows() * (BLOCK // 4 + self.family.groups + 1 + extra)
+
+    def panel_bytes(self, cols: int) -> int:
+        return cols // BLOCK * self._panel_block()
+
+    def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
+        family, rows = self.family, panel_rows()
+        line, groups = 4 * rows, family.groups
+        for b in loop(cols // BLOCK):
+            views = [Blocks(family, row(r) + b * family.nbytes) for r in range(rows)]
+            out = panel + b * self._panel_block()
+            vectors = [list(family.codes(v, target().nbytes)) for v in views]
+            for k, (starts, _) in enumerate(vectors[0]):
+                dwords = [self._operand(v[k][1]).bits(u32 * target().lanes) for v in vectors]
+                for j, column in enumerate(columns(dwords)):
+                    store(out + (starts[j // 4] // 4 + j % 4) * line, column, 4)
+            out = out + (BLOCK // 4) * line
+            for j, column in enumerate(columns([family.scales(v).to(i32) for v in views])):
+                store(out + j * line, column, 4)
+            out = out + groups * line
+            store(out, _each_row(family.scale, views), 4)
+            if family.has_minimum:
+                pairs = [family.minima(v).bits(i32 * (groups // 2)) for v in views]
+                for j, column in enumerate(columns(pairs)):
+                    store(out + (1 + j) * line, column, 4)
+                dmin = _each_row(lambda v: v.half("dmin"), views)
+                store(out + (1 + groups // 2) * line, dmin, 4)
+
+    def _tile_words(self) -> int:
+        groups = self.family.groups
+        return BLOCK // 4 + (groups // 2 if self.family.has_minimum else groups) + 1
+
+    def tile_bytes(self, cols: int) -> int:
+        return cols // BLOCK * self._tile_words() * 4 * tile_tokens()
+
+    def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
+        family, stride, words = self.family, 4 * tile_tokens(), self._tile_words()
+        with when(x.eq(0)):
+            for i in loop(cols // BLOCK * words):
+                store(tile + i * stride + token * 4, const(i32, 0), 4)
+        with when(x.ne(0)):
+            for b in loop(cols // BLOCK):
+                block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
+                out = tile + b * (words * stride) + token * 4
+                for k in range(BLOCK // CHUNK):
+                    dwords = block.codes(CHUNK * k, CHUNK).bits(i32 * 4)
+                    for j in range(4):
+                        store(out + (4 * k + j) * stride, dwords[j], 4)
+                sums = [block.total(j * family.group, family.group) for j in range(family.groups)]
+                if family.has_minimum:
+                    extra = [
+                        (sums[j] & 0xFFFF) | (sums[j + 1] << 16) for j in range(0, family.groups, 2)
+                    ]
+                else:
+                    extra = [s * -self._excess() for s in sums]
+                for j, word in enumerate(extra):
+                    store(out + (BLOCK // 4 + j) * stride, word, 4)
+                store(out + (words - 1) * stride, block.scale, 4)
+
+    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+        family, rows, tokens = self.family, panel_rows(), tile_tokens()
+        line, groups, words = 4 * rows, family.groups, self._tile_words()
+        per_group = family.group // 4
+        code = (i8 if family.signed and target().signed_dot else u8) * (4 * rows)
+        sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
+        for b in loop(cols // BLOCK):
+            p, x = panel + b * self._panel_block(), tile + b * (words * 4 * tokens)
+            total = [var(zeros(i32 * rows)) for _ in range(tokens)]
+            for j in loop(groups):
+                w0, x0 = p + j * (per_group * line), x + j * (per_group * 4 * tokens)
+                if self._excess() and not family.has_minimum:
+                    fix = x + (j + BLOCK // 4) * (4 * tokens)
+                    acc = [int_tile(fix, 0, t) for t in range(tokens)]
+                else:
+                    acc = [zeros(i32 * rows)] * tokens
+                for k in range(per_group):
+                    w = load(code, w0 + k * line, 4)
+                    for t in range(tokens):
+                        acc[t] = self._dot(acc[t], w, int_tile(x0, k, t).bits(i8 * (4 * rows)))
+                scale = load(i32 * rows, p + (j + BLOCK // 4) * line, 4)
+                for t in range(tokens):
+                    total[t] += acc[t] * scale
+            tail = p + (BLOCK // 4 + groups) * line
+            d = load(f32 * rows, tail, 4)
+            dx = [broadcast(f32, x + ((words - 1) * tokens + t) * 4) for t in range(tokens)]
+            whole = [total[t].to(f32) * d for t in range(tokens)]
+            if family.has_minimum:
+                dmin = load(f32 * rows, tail + (1 + groups // 2) * line, 4)
+                low = [zeros(i32 * rows)] * tokens
+                for j in range(groups // 2):
+                    m = load(i16 * (2 * rows), tail + (1 + j) * line, 4)
+                    for t in range(tokens):
+                        s = int_tile(x, BLOCK // 4 + j, t).bits(i16 * (2 * rows))
+                        low[t] = target().dot_pairs(low[t], m, s)
+                whole = [whole[t] - low[t].to(f32) * dmin for t in range(tokens)]
+            for t in range(tokens):
+                sums[t].set(fma(whole[t], dx[t], sums[t]))
+        return [s.value for s in sums]
+
+
+def const_address() -> Value:
+    """An address that is never read: for asking a family about its order."""
+    from ggq.jit.lang import i64
+
+    return const(i64, 64)
+
+
+def _fit(v: Value, lanes: int) -> Value:
+    """The same total in a vector of `lanes`."""
+    while v.type.lanes > lanes:
+        half = v.type.lanes // 2
+        v = shuffle(v, range(half)) + shuffle(v, range(half, 2 * half))
+    return widen(v, lanes)
+
+
+def _each_row(field: Callable[[Blocks], Value], views: list[Blocks]) -> Value:
+    """f32[len(views)]: one field of one block per row."""
+    out = undefined(f32 * len(views))
+    for r, view in enumerate(views):
+        out = out.with_lane(r, field(view))
+    return out
