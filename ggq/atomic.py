@@ -86,6 +86,7 @@ class PendingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = path.with_name(f".{path.name}{_SUFFIX}")
+        self._published = False
         self._descriptor = _claim(self.part, path)
 
     def write(self, chunk: memoryview) -> None:
@@ -105,7 +106,13 @@ class PendingFile:
         if sys.platform == "win32":  # an open file cannot be renamed there
             self._close()
         os.replace(self.part, self.path)
+        self._published = True
         self._close()
+
+    def withdraw(self) -> None:
+        """Remove the file again if `publish` gave it its name."""
+        if self._published:
+            self.path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the bytes. Does nothing after `publish`."""

@@ -189,7 +189,11 @@ def read_alignment(metadata: Metadata) -> int:
 
 
 def _check_key(key: str) -> None:
-    if not key or any(0xDC80 <= ord(c) <= 0xDCFF for c in key):
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError:
+        raw = b""
+    if not raw:
         raise MetadataKeyError(f"a key is a non-empty UTF-8 text, not {key!r}")
 
 
@@ -236,7 +240,8 @@ def _decode_entry(cursor: Cursor, what: str) -> _Entry:
     if item is ValueType.STRING:
         count = cursor.count(f"strings of {what}", 8)
         starts = cursor.skip_strings(count, what)
-        return _Entry(StringArray(cursor.view, starts), kind, item)
+        view = cursor.view[int(starts[0]) : int(starts[-1])]
+        return _Entry(StringArray(view, starts - starts[0]), kind, item)
     dtype = NUMBERS[item]
     count = cursor.count(f"items of {what}", dtype.itemsize)
     items = np.frombuffer(cursor.take(count * dtype.itemsize, what), _stored(dtype))
@@ -263,43 +268,49 @@ def _encode_value(entry: _Entry) -> bytes:
 
 def _checked_scalar(key: str, value: Any, type: ValueType) -> Any:
     if type is ValueType.STRING:
-        if isinstance(value, bytes):
-            return decode_text(value)
-        if isinstance(value, str):
-            return value
-    elif isinstance(value, bool | np.bool_):
-        if type is ValueType.BOOL:
-            return bool(value)
-    elif type is not ValueType.BOOL and isinstance(value, int | float | np.number):
-        return _rounded(key, np.asarray(value), type)[()].item()
-    raise MetadataTypeError(f"key {key!r}: {value!r} is not a {type.name}")
+        return _checked_strings(key, [value])[0]
+    if np.ndim(value):
+        raise MetadataTypeError(f"key {key!r}: an array is given, but a {type.name} is wanted")
+    return _checked_numbers(key, np.asarray(value), type).item()
 
 
 def _checked_array(key: str, value: Any, item_type: ValueType | None) -> Any:
     if item_type is None or item_type is ValueType.ARRAY:
         raise MetadataTypeError(f"key {key!r}: an array needs a scalar item type, not {item_type}")
     if item_type is ValueType.STRING:
-        return value if isinstance(value, StringArray) else StringArray.of(value)
+        return value if isinstance(value, StringArray) else _checked_strings(key, value)
     items = np.asarray(value)
-    if items.ndim != 1 or (items.dtype.kind == "b") != (item_type is ValueType.BOOL):
-        if items.size:
-            raise MetadataTypeError(
-                f"key {key!r}: {items.dtype} of shape {items.shape} is not an array"
-                f" of {item_type.name}"
-            )
-        items = items.reshape(-1)
-    return _rounded(key, items, item_type)
+    if item_type is ValueType.U64 and items.dtype.kind == "f" and _are_u64(value):
+        items = np.array(value, np.uint64)  # numpy makes floats of small and big integers
+    if items.ndim != 1:
+        raise MetadataTypeError(f"key {key!r}: an array has one dimension, not {items.ndim}")
+    return _checked_numbers(key, items, item_type)
 
 
-def _rounded(key: str, items: np.ndarray[Any, Any], type: ValueType) -> np.ndarray[Any, Any]:
+def _are_u64(value: Any) -> bool:
+    return all(isinstance(item, int) and 0 <= item < 1 << 64 for item in value)
+
+
+def _checked_strings(key: str, value: Any) -> StringArray:
+    try:
+        return StringArray.of(value)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise MetadataTypeError(f"key {key!r}: this is not text: {error}") from None
+
+
+def _checked_numbers(
+    key: str, items: np.ndarray[Any, Any], type: ValueType
+) -> np.ndarray[Any, Any]:
     """`items` in the type's dtype; integers must fit exactly."""
     dtype = NUMBERS[type]
-    if dtype.kind in "iu" and items.size:
+    allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
+    fits = items.dtype.kind in allowed or not items.size
+    if fits and dtype.kind in "iu" and items.size:
         limits = np.iinfo(dtype)  # type: ignore[type-var]
-        if items.dtype.kind not in "iu" or items.min() < limits.min or items.max() > limits.max:
-            raise MetadataTypeError(
-                f"key {key!r}: {items.reshape(-1)[:4].tolist()} ... does not fit {type.name}"
-            )
+        fits = bool(limits.min <= items.min() and items.max() <= limits.max)
+    if not fits:
+        shown = items.reshape(-1)[:4].tolist()
+        raise MetadataTypeError(f"key {key!r}: {shown} of {items.size:,} is not {type.name}")
     with np.errstate(over="ignore", invalid="ignore"):
         return items.astype(dtype)
 

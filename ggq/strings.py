@@ -26,11 +26,19 @@ def encode_string(raw: bytes) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
+def _raw(item: object) -> bytes:
+    if isinstance(item, str):
+        return encode_text(item)
+    if isinstance(item, bytes):
+        return item
+    raise TypeError(f"{item!r} is neither str nor bytes")
+
+
 class StringArray(Sequence[str]):
     """Many strings, decoded on demand.
 
-    `view` holds the strings with their lengths in front; `starts` i64 [n + 1] says where each
-    begins, and where the last one ends.
+    `view` holds the strings with their lengths in front and nothing else; `starts` i64 [n + 1]
+    says where in it each begins, and where the last one ends.
     """
 
     def __init__(self, view: memoryview, starts: npt.NDArray[np.int64]) -> None:
@@ -39,8 +47,10 @@ class StringArray(Sequence[str]):
 
     @classmethod
     def of(cls, items: Iterable[str | bytes]) -> StringArray:
-        """An array of the given texts."""
-        raws = [encode_text(item) if isinstance(item, str) else bytes(item) for item in items]
+        """An array of the given texts. Raises TypeError for anything that is not text."""
+        if isinstance(items, str | bytes):
+            raise TypeError("one text is given, but many are wanted")
+        raws = [_raw(item) for item in items]
         lengths = np.array([0] + [8 + len(raw) for raw in raws], np.int64)
         blob = b"".join(map(encode_string, raws))
         return cls(memoryview(blob), np.cumsum(lengths))
@@ -78,8 +88,7 @@ class StringArray(Sequence[str]):
     def raw_list(self) -> list[bytes]:
         """Bytes of every string."""
         blob = self.encoded()
-        starts = (self._starts - self._starts[0]).tolist()
-        return [blob[start + 8 : end] for start, end in pairwise(starts)]
+        return [blob[start + 8 : end] for start, end in pairwise(self._starts.tolist())]
 
     def tolist(self) -> list[str]:
         """Every string, decoded."""
@@ -87,4 +96,4 @@ class StringArray(Sequence[str]):
 
     def encoded(self) -> bytes:
         """The strings with their lengths, as they stand in a file."""
-        return bytes(self._view[self._starts[0] : self._starts[-1]])
+        return bytes(self._view)

@@ -144,8 +144,13 @@ class Writer:
         if others:
             # Without its first shard a half-renamed model cannot be mistaken for a whole one.
             first.path.unlink(missing_ok=True)
-        for file in (*others, first):
-            file.publish()
+        try:
+            for file in (*others, first):
+                file.publish()
+        except BaseException:
+            for file in self._files:
+                file.withdraw()
+            raise
         sync_folder(first.path.parent)
 
     def _discard(self) -> None:
