@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
+from ggq.blocks._small import SmallBlock, high_nibbles, low_nibbles
+from ggq.blocks._view import Blocks
+from ggq.jit.lang import Value, bit, select
 
 
-class Q5_0(BlockType):
+class Q5_0(SmallBlock):
     """w = d * (q - 16)   (5.5 bits per weight)"""
 
     id = 6
-    weights = 32
     layout = fields(("d", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,)))
+    offset = 16
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """Nibbles as in Q4_0, topped by the bits of qh."""
+        return _five_bit_codes(blocks)
 
 
-class Q5_1(BlockType):
+class Q5_1(SmallBlock):
     """w = d * q + m   (6 bits per weight)"""
 
     id = 7
-    weights = 32
     layout = fields(("d", "<f2"), ("m", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,)))
+    has_minimum = True
+
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """Nibbles as in Q4_1, topped by the bits of qh."""
+        return _five_bit_codes(blocks)
+
+
+def _five_bit_codes(blocks: Blocks) -> list[Value]:
+    """Weights 0..15 in the low nibbles, 16..31 in the high ones; bit i of qh tops weight i."""
+    qs = blocks.bytes("qs")
+    return [
+        _with_top_bit(low_nibbles(qs), blocks.bytes("qh", 0, 2)),
+        _with_top_bit(high_nibbles(qs), blocks.bytes("qh", 2, 2)),
+    ]
+
+
+def _with_top_bit(codes: Value, top: Value) -> Value:
+    return select(top.bits(bit * codes.type.lanes), codes | 16, codes)
