@@ -7,6 +7,7 @@ without a lock is what a killed process left behind; the next writer in the fold
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ if sys.platform != "win32":
     import fcntl
 
 _SUFFIX = ".ggq-part"
+_NO_LOCKS_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _MAX_WRITE_BYTES = 1 << 30
 _LOCK_ATTEMPTS = 50
 _LOCK_PAUSE_SECONDS = 0.01
@@ -145,8 +147,8 @@ def _claim(part: Path, target: Path) -> int:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             # Between open and lock another process may have removed or renamed it.
-            if _lock(descriptor) and _is_at(descriptor, part):
-                os.ftruncate(descriptor, 0)
+            if _lock_if_possible(descriptor) and _is_at(descriptor, part):
+                _empty(descriptor, part)
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -156,15 +158,32 @@ def _claim(part: Path, target: Path) -> int:
     raise OutputBusyError(f"{target}: another process is writing this file; wait for it to end")
 
 
+def _empty(descriptor: int, part: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def _lock(descriptor: int) -> bool:
     """Lock the file for the life of the descriptor; False if another process holds it."""
-    if sys.platform == "win32":
-        return True  # an open file cannot be removed there
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    if sys.platform != "win32":  # an open file cannot be removed there
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
+
+
+def _lock_if_possible(descriptor: int) -> bool:
+    """`_lock`, but True on a file system without locks; nothing removes parts there."""
+    try:
+        return _lock(descriptor)
+    except OSError as error:
+        if error.errno in _NO_LOCKS_ERRNOS:
+            return True
+        raise
 
 
 def _is_at(descriptor: int, path: str | Path) -> bool:

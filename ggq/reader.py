@@ -194,17 +194,22 @@ class _File:
                     path=self.path,
                 )
             expected += padded(info.nbytes, self.alignment)
-            end = data_start + expected
-            if not header_only and end > len(self.view):
-                raise TruncatedError(
-                    f"tensor {info.name!r} and its padding end at byte {end:,}, but the file has"
-                    f" {len(self.view):,}; the download is probably incomplete",
-                    path=self.path,
-                )
             tensors[info.name] = Tensor(
                 info.name, info.shape, info.type, data_start + offset, self.path, view
             )
+        if not header_only:
+            self._check_length(tensors)
         return tensors
+
+    def _check_length(self, tensors: dict[str, Tensor]) -> None:
+        for tensor in tensors.values():
+            end = tensor.offset_bytes + padded(tensor.nbytes, self.alignment)
+            if end > len(self.view):
+                raise TruncatedError(
+                    f"tensor {tensor.name!r} and its padding end at byte {end:,}, but the file has"
+                    f" {len(self.view):,}; the download is probably incomplete",
+                    path=self.path,
+                )
 
 
 def _open_regular(path: str, flags: int) -> int:

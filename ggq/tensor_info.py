@@ -44,7 +44,7 @@ def read_info(cursor: Cursor, what: str) -> tuple[TensorInfo, int]:
 
 def encode_info(info: TensorInfo, offset: int) -> bytes:
     """The bytes of one tensor info. Raises TensorNameError, TensorShapeError, LimitError."""
-    raw = info.name.encode("utf-8", "surrogateescape")
+    raw = info.name.encode("utf-8", "surrogatepass")
     _decode_name(raw, None, None)
     check_shape(info)
     dims = info.shape[::-1]
@@ -93,6 +93,10 @@ def _decode_name(raw: bytes, path: object, at: int | None) -> str:
             f"a tensor name has {len(raw)} bytes, but 1 to {MAX_NAME_BYTES} are possible",
             path=path,
             offset_bytes=at,
+        )
+    if b"\0" in raw:  # C programs would see the part before it only
+        raise TensorNameError(
+            f"tensor name {raw!r} has a NUL character in it", path=path, offset_bytes=at
         )
     try:
         return raw.decode()

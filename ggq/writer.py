@@ -12,7 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ggq.atomic import PendingFile, check_space, check_target, remove_stale_parts, sync_folder
 from ggq.errors import DuplicateTensorError, WriteError
@@ -21,8 +24,7 @@ from ggq.shards import Split, shard_metadata, shard_name, without_split
 from ggq.spec import MAGIC, VERSION, TensorInfo, padded
 from ggq.tensor_info import encode_info
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+Chunk = bytes | bytearray | memoryview | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ class Writer:
         """Bytes of all files."""
         return sum(plan.nbytes for plan in self._plans)
 
-    def write(self, name: str, chunk: Buffer) -> None:
+    def write(self, name: str, chunk: Chunk) -> None:
         """Append `chunk` to the data of tensor `name`, which must be the next incomplete one.
 
         Raises WriteError for the wrong tensor or too many bytes, DiskFullError.
         """
-        view = memoryview(chunk)
+        view = chunk.data if isinstance(chunk, np.ndarray) else memoryview(chunk)
         if not view.nbytes:
             return
         if self._tensor is None or name != self._tensor.name:

@@ -11,7 +11,9 @@ from ggq.blocks import all_types
 from ggq.metadata import Metadata
 from ggq.spec import NUMBERS, TensorInfo, ValueType
 
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=15)
+names = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=15
+)
 raw_strings = st.binary(max_size=300)
 
 
