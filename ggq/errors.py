@@ -23,6 +23,11 @@ GGQError                                 exit code of the command line tools: 1
     UnsupportedModelError(ValueError)    3  an architecture or config value ggq does not implement
     ConvertError(ValueError)             3  the source of a conversion is wrong
         ImatrixError                        an importance matrix is wrong or of another model
+        SafetensorsError                    a safetensors file is wrong
+        PickleError                         weights that could run code when read
+        MissingFileError             4      a file of the model is not in its directory
+        NotFiniteError                      a weight that no type can store
+    QuantizeError(ValueError)            3  a value a tensor type cannot store; says where
     RecipeError(ValueError)              1  a tensor cannot have the type it is to get
         FallbackError                       a fallback is needed, but not allowed
         ImatrixNeededError                  a type that is useless without importance matrix
@@ -30,6 +35,7 @@ GGQError                                 exit code of the command line tools: 1
     UsageError(ValueError)               2  the command line asks for something impossible
         UnknownPresetError                  no such --type or tensor type
     NotFoundError                        4  nothing there, or not reachable offline
+    ContextError(ValueError)             1  a text does not fit in the context
     OutOfMemoryError(MemoryError)        5  more memory needed than there is, refused beforehand
     WriteError(ValueError)               1  the output cannot be what was announced
         OutputBusyError                     another process is writing the same file
@@ -165,6 +171,35 @@ class ImatrixError(ConvertError):
     """An importance matrix file is wrong, or it belongs to another model."""
 
 
+class SafetensorsError(ConvertError):
+    """A safetensors file is wrong."""
+
+
+class PickleError(ConvertError):
+    """The weights are in a format that could run code when read."""
+
+
+class MissingFileError(ConvertError):
+    """A file of the model is not in its directory."""
+
+    exit_code = 4
+
+
+class NotFiniteError(ConvertError):
+    """A weight is NaN, infinite, or too large for the type it is to get."""
+
+
+class QuantizeError(GGQError, ValueError):
+    """A value that a tensor type cannot store. `row` and `column` say where, when known."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, row: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+        self.column = column
+
+
 class RecipeError(GGQError, ValueError):
     """A tensor cannot have the type it is to get."""
 
@@ -197,6 +232,10 @@ class NotFoundError(GGQError):
     """There is nothing under that name, or it cannot be reached offline."""
 
     exit_code = 4
+
+
+class ContextError(GGQError, ValueError):
+    """A text does not fit in the context."""
 
 
 class OutOfMemoryError(GGQError, MemoryError):
