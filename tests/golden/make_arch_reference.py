@@ -1,0 +1,72 @@
+"""Writes arch_reference.json: keys and tensor hashes that llama.cpp's converter makes.
+
+    GGQ_LLAMA_CPP=TREE python -m tests.golden.make_arch_reference
+
+Needs torch and transformers. The tiny vocabulary is in no hash list of the reference, so its
+pre-tokenizer name is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from tests.arch_cases import CONFIGS
+from tests.models import TINY, write_tokenizer
+from tests.oracles import llama_cpp_tree
+
+TARGET = Path(__file__).with_name("arch_reference.json")
+RUN = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from conversion import base
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+import convert_hf_to_gguf
+convert_hf_to_gguf.main()
+"""
+
+
+def converted(model: Path, *options: str) -> GGUFReader:
+    """What the reference makes of a model directory."""
+    out = model / "out.gguf"
+    command = [sys.executable, "-c", RUN, str(llama_cpp_tree()), str(model)]
+    subprocess.run([*command, "--outfile", str(out), *options], check=True, capture_output=True)
+    return GGUFReader(out)
+
+
+def keys(reader: GGUFReader) -> list[list[Any]]:
+    """[key, type, value] of the keys of the architecture, in the order of the file."""
+    arch = reader.fields["general.architecture"].contents()
+    return [
+        [name, field.types[0].name, field.contents()]
+        for name, field in reader.fields.items()
+        if name.startswith(f"{arch}.")
+    ]
+
+
+def main() -> None:
+    """Run the reference on every case."""
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name, model in TINY.items():
+            reader = converted(model.write_hf(Path(work) / name), "--outtype", "f32")
+            hashes = {t.name: hashlib.sha256(t.data.tobytes()).hexdigest() for t in reader.tensors}
+            made[name] = {"keys": keys(reader), "tensors": hashes}
+        for name, config in CONFIGS.items():
+            folder = Path(work) / name
+            folder.mkdir()
+            (folder / "config.json").write_text(json.dumps(config))
+            write_tokenizer(folder)
+            made[name] = {"keys": keys(converted(folder, "--outtype", "f32", "--vocab-only"))}
+    TARGET.write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
