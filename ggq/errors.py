@@ -26,7 +26,6 @@ GGQError                                 exit code of the command line tools: 1
         SafetensorsError                    a safetensors file is wrong
         PickleError                         weights that could run code when read
         MissingFileError             4      a file of the model is not in its directory
-        NotFiniteError                      a weight that no type can store
     QuantizeError(ValueError)            3  a value a tensor type cannot store; says where
     RecipeError(ValueError)              1  a tensor cannot have the type it is to get
         FallbackError                       a fallback is needed, but not allowed
@@ -183,10 +182,6 @@ class MissingFileError(ConvertError):
     """A file of the model is not in its directory."""
 
     exit_code = 4
-
-
-class NotFiniteError(ConvertError):
-    """A weight is NaN, infinite, or too large for the type it is to get."""
 
 
 class QuantizeError(GGQError, ValueError):
