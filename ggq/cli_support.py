@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ggq.errors import DISK_FULL_ERRNOS, GGQError
 
@@ -15,8 +15,8 @@ from ggq.errors import DISK_FULL_ERRNOS, GGQError
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors and the flags every tool has: --version, --debug."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str, **options: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
         self.add_argument("--version", action=_PrintVersion, help="print the version and exit")
         self.add_argument(
             "--debug", "--verbose", action="store_true", help="show the traceback of an error"
