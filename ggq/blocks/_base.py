@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ggq.blocks._frame import Frame
+    from ggq.blocks._lanes import Lanes
     from ggq.jit.lang import Value
 
 F32 = npt.NDArray[np.float32]
@@ -33,6 +34,8 @@ class BlockType:
     id: ClassVar[int]
     weights: ClassVar[int]
     layout: ClassVar[np.dtype[Any]]
+    uses_importance: ClassVar[bool] = False  # whether quantize heeds importance
+    uses_row_squares: ClassVar[bool] = False  # whether it then needs the mean square of each row
 
     @property
     def name(self) -> str:
@@ -63,6 +66,22 @@ class BlockType:
 
         return dequantize(self, rows)
 
+    @property
+    def can_quantize(self) -> bool:
+        """Whether `quantize` is there for this type."""
+        return type(self).quantize_lanes is not BlockType.quantize_lanes
+
+    def quantize(self, x: F32, importance: F32 | None = None, *, threads: int = 0) -> U8:
+        """f32[R, C], importance f32[C] -> u8[R, row_bytes], the bytes of x86-64 llama-quantize.
+
+        `importance` is an importance matrix' mean square of each column; types that have no use for
+        it ignore it. `threads` 0: all cores; the result does not depend on it. Raises QuantizeError
+        with row, column and value for NaN, infinity and what no finite scale can hold.
+        """
+        from ggq.blocks._quantize import quantize
+
+        return quantize(self, x, importance, threads)
+
     # -- traced: what a family file gives, see ggq/jit/lang.py ---------------------------------
 
     def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
@@ -78,6 +97,10 @@ class BlockType:
         from ggq.blocks._float import FloatFrame
 
         return FloatFrame(self)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Quantize the blocks in the lanes of `b`."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return self.name

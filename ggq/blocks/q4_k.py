@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggq.blocks._base import fields
+from ggq.blocks._lanes import Lanes
+from ggq.blocks._search import Grid
 from ggq.blocks._six_bit import six_bit_minima, six_bit_scales
 from ggq.blocks._small import high_nibbles, low_nibbles
+from ggq.blocks._subblocks import put_scales, rms_weights, search_parts, set_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value
+from ggq.jit.lang import Value, loop
 
 
 class Q4_K(SuperBlock):
@@ -19,6 +22,7 @@ class Q4_K(SuperBlock):
     layout = fields(("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", (12,)), ("qs", "u1", (128,)))
     group = 32
     has_minimum = True
+    uses_importance = True
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """32 bytes hold two sub-blocks: one in the low nibbles, the next in the high ones."""
@@ -35,3 +39,13 @@ class Q4_K(SuperBlock):
     def minima(self, blocks: Blocks) -> Value:
         """Six bits each."""
         return six_bit_minima(blocks)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q4_K_ref and quantize_row_q4_K_impl."""
+        parts = search_parts(b, 32, 15, Grid(-1.0, 0.1, 20), rms_weights)
+        steps, drops = put_scales(b, parts)
+        for block in b.each():
+            set_codes(block, parts, steps, drops, 32, 15)
+            for i in loop(0, 256, 64):
+                low, high = block.codes(i, 32), block.codes(i + 32, 32)
+                block.put("qs", low | (high << 4), i // 2)

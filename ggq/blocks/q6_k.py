@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggq.blocks._base import fields
+from ggq.blocks._lanes import Lanes, Tile
+from ggq.blocks._search import SMALLEST_GROUP, largest, nearest_int, square_weights, symmetric
 from ggq.blocks._small import high_nibbles, low_nibbles
+from ggq.blocks._subblocks import set_symmetric_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, concat, const, i8, i16, load, u8, u32
+from ggq.jit.lang import (
+    Value,
+    concat,
+    const,
+    f32,
+    i8,
+    i16,
+    load,
+    loop,
+    minimum,
+    select,
+    u8,
+    u32,
+)  # fmt: skip
 
 
 class Q6_K(SuperBlock):
@@ -20,6 +36,7 @@ class Q6_K(SuperBlock):
     )
     group = 16
     offset = 32
+    uses_importance = True
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Each half: 64 bytes of low nibbles, then 32 bytes with the upper two bits of four."""
@@ -40,3 +57,34 @@ class Q6_K(SuperBlock):
     def scales(self, blocks: Blocks) -> Value:
         """One signed byte each."""
         return load(i8 * 16, blocks.address + 192).to(i16)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q6_K_ref and quantize_row_q6_K_impl."""
+        scales, inverses, w = Tile(16), Tile(16), Tile(16)
+        for j in loop(16):
+            x = b.x.part(16 * j)
+            if b.weighted:
+                b.importance(w, 16 * j, 16)
+            else:
+                square_weights(w, x, 16)
+            fit = symmetric(x, w, 16, 32)
+            b.refuse(fit.scale.ne(fit.scale))
+            scales[j], inverses[j] = fit.scale, fit.inverse
+        amax, signed = largest(scales, 16)
+        some = amax >= SMALLEST_GROUP
+        inverse = -128.0 / signed
+        d = b.put_half("d", select(some, 1.0 / inverse, 0.0))
+        steps, stored = Tile(16), Tile(16, i8)
+        for j in loop(16):
+            scale = select(some, minimum(nearest_int(inverse * scales[j]), 127), 0)
+            stored[j], steps[j] = scale.to(i8), d * scale.to(f32)
+            inverses[j] = select(some, inverses[j], 0.0)
+        b.put("scales", stored, 16)
+        for block in b.each():
+            set_symmetric_codes(block, steps, inverses, 16, 32)
+            for i in (0, 128):
+                q = [block.codes(i + 32 * k, 32) for k in range(4)]
+                block.put("ql", (q[0] & 15) | (q[2] << 4), i // 2)
+                block.put("ql", (q[1] & 15) | (q[3] << 4), i // 2 + 32)
+                high = (q[0] >> 4) | (q[1] >> 4 << 2) | (q[2] >> 4 << 4) | (q[3] >> 4 << 6)
+                block.put("qh", high, i // 4)

@@ -1,16 +1,31 @@
-"""What differs between processors: vector width and the few operations LLVM has no portable name for.
+"""What differs between processors: vector width, and the few operations without a portable name.
 
 A kernel asks `target()` while it is compiled; everything else in it is the same for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from ggq.jit import cpu
 from ggq.jit.lang import (
-    Type, Value, absolute, call, concat, const, f32, i8, i16, i32, select, shuffle, u8, u16, u32,
+    Type,
+    Value,
+    absolute,
+    call,
+    concat,
+    const,
+    f32,
+    i8,
+    i16,
+    i32,
+    rint,
+    select,
+    shuffle,
+    u8,
+    u16,
+    u32,
     zeros,
 )  # fmt: skip
 
@@ -41,6 +56,20 @@ class Generic:
         product = a.to(i32) * b.to(i32)
         n = product.type.lanes
         return acc + shuffle(product, range(0, n, 2)) + shuffle(product, range(1, n, 2))
+
+    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
+        """i8[n]: the entries that indices u8[n], all below 16, name in a table of 16 signed bytes."""
+        n = indices.type.lanes
+        entries = [const(i8 * n, x) for x in table]
+        for k in range(4):
+            odd = (indices & (1 << k)).ne(0)
+            pairs = zip(entries[::2], entries[1::2], strict=True)
+            entries = [select(odd, b, a) for a, b in pairs]
+        return entries[0]
+
+    def round_even(self, x: Value) -> Value:
+        """f32[n] -> nearest integer as f32, halves to even; |x| < 2^22."""
+        return (x + 12582912.0) - 12582912.0  # 1.5 * 2^23: the adder itself rounds
 
     def half_to_single(self, h: Value) -> Value:
         """f16 bits u16[n] -> f32[n], exact (subnormals, infinities and NaN included)."""
@@ -86,6 +115,9 @@ class Avx2(Generic):
         8: "llvm.x86.sse2.pmadd.wd", 16: "llvm.x86.avx2.pmadd.wd", 32: "llvm.x86.avx512.pmaddw.d.512",
     }  # fmt: skip
     _psign = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}
+    _pshufb = {
+        16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512",
+    }  # fmt: skip
     _widest = 32
 
     def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
@@ -108,6 +140,15 @@ class Avx2(Generic):
         if n not in self._pmaddwd or 2 * n > self.nbytes:
             return _in_parts(self.dot_pairs, self.nbytes // 2, acc, a, b)
         return acc + call(self._pmaddwd[n], i32 * (n // 2), a, b)
+
+    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
+        n = indices.type.lanes
+        if not 16 <= n <= self.nbytes:
+            return super().lookup16(table, indices)
+        return call(self._pshufb[n], i8 * n, const(i8 * n, list(table) * (n // 16)), indices)
+
+    def round_even(self, x: Value) -> Value:
+        return rint(x)
 
     def half_to_single(self, h: Value) -> Value:
         from ggq.jit.lang import f16

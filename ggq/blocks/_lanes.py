@@ -1,0 +1,174 @@
+"""Lanes being quantized, one in each SIMD lane: how a family's `quantize_lanes` sees them.
+
+A search runs down the weights of its block in the order of the C code, in all lanes at once. Once
+the scales are known the codes need no order, so they are made block by block, from contiguous
+weights into contiguous bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Type,
+    Value,
+    const,
+    f32,
+    hmax,
+    i32,
+    i64,
+    load,
+    loop,
+    scratch,
+    select,
+    store,
+    u8,
+    u32,
+    var,
+    zeros,
+)  # fmt: skip
+from ggq.jit.transpose import transpose
+
+if TYPE_CHECKING:
+    from ggq.blocks._base import BlockType
+
+
+def lanes(type: Type = f32) -> Type:
+    """A vector of the type with one lane a block."""
+    return type * target().lanes
+
+
+class Tile:
+    """Vectors in memory: element i holds number i of the block in each lane."""
+
+    def __init__(self, length: int, type: Type = f32, address: Value | None = None) -> None:
+        self.type = lanes(type)
+        self.address = scratch(length * self.type.nbytes) if address is None else address
+
+    def __getitem__(self, i: Value | int) -> Value:
+        return load(self.type, self.address + i * self.type.nbytes, self.type.nbytes)
+
+    def __setitem__(self, i: Value | int, x: Value) -> None:
+        store(self.address + i * self.type.nbytes, x, self.type.nbytes)
+
+    def part(self, start: Value | int) -> Tile:
+        """The same memory from element `start` on."""
+        return Tile(0, self.type.scalar, self.address + start * self.type.nbytes)
+
+    def lane(self, k: Value, i: Value | int = 0) -> Value:
+        """Scalar: number i of the block in lane k."""
+        size = self.type.scalar.nbytes
+        return load(self.type.scalar, self.address + i * self.type.nbytes + k * size, size)
+
+
+class Block:
+    """One of the blocks, its weights, codes and bytes contiguous. `lane` is its place in tiles."""
+
+    def __init__(self, family: BlockType, lane: Value, x: Value, out: Value, codes: Value) -> None:
+        self.lane = lane
+        self.weights, self.step = family.weights, target().lanes
+        self._family, self._x, self._out, self._codes = family, x, out, codes
+
+    def x(self, i: Value | int) -> Value:
+        """A full f32 vector of weights from number i on."""
+        return load(lanes(), self._x + i * 4)
+
+    def put(self, field: str, value: Value, at: Value | int = 0) -> None:
+        """Write a scalar or vector into a field from its element `at` on."""
+        store(self._out + (_offset(self._family, field) + at * value.type.scalar.nbytes), value)
+
+    def set_codes(self, i: Value | int, codes: Value) -> None:
+        """Keep small integers, i32 or u8, as codes i, i + 1, ..."""
+        store(self._codes + i, codes.to(u8))
+
+    def codes(self, i: Value | int, count: int) -> Value:
+        """u8[count]: kept codes i, i + 1, ..."""
+        return load(u8 * count, self._codes + i)
+
+
+class Lanes:
+    """As many blocks as the vector has lanes."""
+
+    def __init__(
+        self, family: BlockType, weighted: bool, x: Value, out: Value, importance: Value,
+        columns: Value, first: Value, row_squares: Value,
+    ) -> None:  # fmt: skip
+        self.family, self.weighted = family, weighted
+        self._x, self._out = x, out
+        self._importance, self._columns = importance, columns
+        self._first, self._row_squares = first, row_squares
+        self._refused = var(zeros(lanes(i32)))
+        self._codes = scratch(family.weights)
+        self.x = Tile(family.weights)
+        self._load()
+
+    def _load(self) -> None:
+        n, stride = target().lanes, 4 * self.family.weights
+        largest = var(zeros(lanes(i32)))
+        for i in loop(0, self.family.weights, n):
+            rows = [load(lanes(), self._x + (k * stride) + i * 4) for k in range(n)]
+            for k, column in enumerate(transpose(rows)):
+                self.x[i + k] = column
+                magnitude = column.bits(lanes(i32)) & 0x7FFFFFFF
+                largest.set(select(magnitude > largest, magnitude, largest))
+        self.refuse(largest >= 0x7F800000)
+
+    def refuse(self, where: Value) -> None:
+        """Report the blocks where the condition holds: they cannot be stored."""
+        self._refused.set(select(where, const(lanes(i32), 1), self._refused))
+
+    def first_refused(self) -> Value:
+        """Lane of the first refused block, or `target().lanes` where there is none."""
+        n = target().lanes
+        rank = const(lanes(i32), range(n, 0, -1))
+        return n - hmax(select(self._refused > 0, rank, 0)).to(i64)
+
+    def importance(self, tile: Tile, start: Value | int, count: int) -> None:
+        """Fill the tile with the importance of weights start, ..., start + count - 1."""
+        n = target().lanes
+        for i in loop(0, count, n):
+            rows = [load(lanes(), self._importance_at(k, start) + i * 4) for k in range(n)]
+            for k, column in enumerate(transpose(rows)):
+                tile[i + k] = column
+
+    def _importance_at(self, k: int, start: Value | int) -> Value:
+        block = (self._first + k) % self._columns
+        return self._importance + (block * self.family.weights + start) * 4
+
+    def row_mean_square(self) -> Value:
+        """f32: mean square of the whole row each block is in."""
+        out = zeros(lanes())
+        for k in range(target().lanes):
+            row = (self._first + k) // self._columns
+            out = out.with_lane(k, load(f32, self._row_squares + row * 4))
+        return out
+
+    def put(self, field: str, values: Tile | Value, count: int = 1) -> None:
+        """Write `count` numbers a block into a field."""
+        if isinstance(values, Value):
+            tile = Tile(1, values.type.scalar)
+            tile[0] = values
+            values = tile
+        for block in self.each():
+            for i in loop(count):
+                block.put(field, values.lane(block.lane, i), i)
+
+    def put_half(self, field: str, x: Value) -> Value:
+        """Write a scale in half precision, giving what was stored; an infinite one is refused."""
+        half = target().single_to_half(x)
+        self.refuse((half.to(u32) & 0x7FFF) >= 0x7C00)
+        self.put(field, half)
+        return target().half_to_single(half)
+
+    def each(self) -> Iterator[Block]:
+        """A loop over the blocks."""
+        weights, nbytes = 4 * self.family.weights, self.family.nbytes
+        for k in loop(target().lanes):
+            yield Block(self.family, k, self._x + k * weights, self._out + k * nbytes, self._codes)
+
+
+def _offset(family: BlockType, field: str) -> int:
+    assert family.layout.fields is not None
+    return int(family.layout.fields[field][1])

@@ -1,0 +1,167 @@
+"""Singles -> blocks for any type: the driver of each family's `quantize_lanes`.
+
+The bytes are those of x86-64 llama-quantize: a lane of the kernel does what the C code does for one
+block, in its order, without fused operations. Threads share the blocks; the result does not depend
+on their number.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ggq.blocks._base import F32, U8
+from ggq.blocks._lanes import Lanes
+from ggq.errors import QuantizeError
+from ggq.jit import Kernel
+from ggq.jit.isa import target
+from ggq.jit.lang import Value, f32, load, loop, select, store, var, when
+
+if TYPE_CHECKING:
+    from ggq.blocks._base import BlockType
+
+_CHUNK = 1 << 18  # weights a thread takes at a time
+
+
+@cache
+def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
+    """Kernel(x, out, groups, importance, columns, first, row_squares, refused).
+
+    x f32[groups * lanes, weights], out u8[groups * lanes, nbytes]: as many blocks as fill vectors.
+    `importance` f32[columns * weights] of a row, `first` the number of the first block in the
+    tensor, `row_squares` f32[rows]. `refused` i64: left alone, or set to the first block, of those
+    given, that cannot be stored.
+    """
+
+    def body(
+        x: Value, out: Value, groups: Value, importance: Value, columns: Value, first: Value,
+        row_squares: Value, refused: Value,
+    ) -> None:  # fmt: skip
+        n = target().lanes
+        bad = var(groups * n)
+        for group in loop(groups):
+            at = group * n
+            b = Lanes(
+                family, weighted, x + at * (4 * family.weights), out + at * family.nbytes,
+                importance, columns, first + at, row_squares,
+            )  # fmt: skip
+            family.quantize_lanes(b)
+            lane = b.first_refused()
+            found = (lane < n) & (at + lane < bad)
+            bad.set(select(found, at + lane, bad))
+        with when(bad < groups * n):
+            store(refused, bad.value)
+
+    suffix = ".importance" if weighted else ""
+    return Kernel(f"quantize.{family.name}{suffix}", body, 8)
+
+
+@cache
+def _row_squares_kernel() -> Kernel:
+    """Kernel(x f32[R, C], R, C, out f32[R]): the mean square of every row."""
+
+    def body(x: Value, rows: Value, columns: Value, out: Value) -> None:
+        for row in loop(rows):
+            total = var(load(f32, x) * 0.0)
+            for i in loop(columns):
+                w = load(f32, x + (row * columns + i) * 4)
+                total += w * w
+            store(out + row * 4, total / columns.to(f32))
+
+    return Kernel("quantize.row_squares", body, 4)
+
+
+def quantize(family: BlockType, x: F32, importance: F32 | None, threads: int) -> U8:
+    """f32[R, C] -> u8[R, row_bytes]; see BlockType.quantize."""
+    if not family.can_quantize:
+        raise QuantizeError(f"{family} tensors cannot be quantized to; pick another type")
+    x = np.ascontiguousarray(x, np.float32)
+    if x.ndim != 2:
+        raise ValueError(f"found an array of shape {x.shape}, wanted rows and columns")
+    rows, cols = x.shape
+    out = np.empty((rows, family.row_bytes(cols)), np.uint8)
+    importance = _checked(importance, cols) if family.uses_importance else None
+    if x.size:
+        _Job(family, x, importance, out).run(threads or os.cpu_count() or 1)
+    return out
+
+
+def _checked(importance: F32 | None, cols: int) -> F32 | None:
+    if importance is None:
+        return None
+    importance = np.ascontiguousarray(importance, np.float32)
+    if importance.shape != (cols,):
+        raise ValueError(f"importance of shape {importance.shape} for rows of {cols} weights")
+    bad = np.flatnonzero(~np.isfinite(importance))
+    if bad.size:
+        raise QuantizeError(f"importance of column {bad[0]} is {importance[bad[0]]}")
+    return importance
+
+
+class _Job:
+    def __init__(self, family: BlockType, x: F32, importance: F32 | None, out: U8) -> None:
+        self.family, self.rows = family, x
+        self.x = x.reshape(-1, family.weights)
+        self.out = out.reshape(-1, family.nbytes)
+        self.importance = importance
+        self.kernel = quantize_kernel(family, importance is not None)
+        self.group = target().lanes
+        self.row_squares = np.zeros(len(x) + self.group, np.float32)
+
+    def run(self, threads: int) -> None:
+        whole = len(self.x) // self.group * self.group
+        step = max(_CHUNK // self.family.weights // self.group, 1) * self.group
+        parts = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+        if self.importance is not None and self.family.uses_row_squares:
+            rows, cols = self.rows.shape
+            _row_squares_kernel()(self.rows.ctypes.data, rows, cols, self.row_squares.ctypes.data)
+        if threads == 1 or len(parts) <= 1:
+            for start, end in parts:
+                self._blocks(self.x[start:end], self.out[start:end], start)
+        else:
+            self.kernel.address  # noqa: B018  compiled before the threads start
+            with ThreadPoolExecutor(threads) as pool:
+                work = [
+                    pool.submit(self._blocks, self.x[start:end], self.out[start:end], start)
+                    for start, end in parts
+                ]
+                for each in work:
+                    each.result()
+        if whole < len(self.x):
+            self._tail(whole)
+
+    def _tail(self, start: int) -> None:
+        """The last blocks, too few to fill the lanes."""
+        count = len(self.x) - start
+        x = np.zeros((self.group, self.family.weights), np.float32)
+        out = np.empty((self.group, self.family.nbytes), np.uint8)
+        x[:count] = self.x[start:]
+        self._blocks(x, out, start)
+        self.out[start:] = out[:count]
+
+    def _blocks(self, x: F32, out: U8, first: int) -> None:
+        refused = np.full(1, -1, np.int64)
+        weights = self.importance
+        self.kernel(
+            x.ctypes.data, out.ctypes.data, len(x) // self.group,
+            0 if weights is None else weights.ctypes.data,
+            self.rows.shape[1] // self.family.weights, first,
+            self.row_squares.ctypes.data, refused.ctypes.data,
+        )  # fmt: skip
+        if refused[0] >= 0:
+            self._refuse(first + int(refused[0]))
+
+    def _refuse(self, block: int) -> None:
+        weights = self.x[block]
+        bad = np.flatnonzero(~np.isfinite(weights))
+        i = int(bad[0] if bad.size else np.argmax(np.abs(weights)))
+        row, start = divmod(block * self.family.weights, self.rows.shape[1])
+        raise QuantizeError(
+            f"the weight in row {row}, column {start + i} is {weights[i]}, which {self.family} "
+            + ("cannot hold" if bad.size else "has no finite scale for"),
+            row=row, column=start + i,
+        )  # fmt: skip

@@ -1,0 +1,386 @@
+"""Scale searches shared by the families, one block a lane, each lane in the order of the C code.
+
+Most searches return how they would code a weight, not the codes: those are made later, from the
+scales as stored. Source: llama.cpp ggml/src/ggml-quants.c; the function is named in brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ggq.blocks._lanes import Tile, lanes
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Value,
+    absolute,
+    const,
+    f32,
+    hmax,
+    i32,
+    load,
+    loop,
+    maximum,
+    minimum,
+    repeat_while,
+    select,
+    sqrt,
+    table,
+    u32,
+    var,
+    zeros,
+)  # fmt: skip
+
+SMALLEST_GROUP = float(np.float32(1e-15))  # a block without a larger weight counts as zero
+AT_ONCE = 2  # candidates tried in one pass over the weights
+SWEEPS = 5  # of a coordinate descent
+_ROUNDER = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the mantissa
+_F = np.float32
+
+
+def nearest_int(x: Value) -> Value:
+    """i32: nearest integer, halves to even; what the C code gets for |x| >= 2^22, Inf and NaN."""
+    return ((x + _ROUNDER).bits(i32 * x.type.lanes) & 0x7FFFFF) - 0x400000
+
+
+def nearest(x: Value) -> Value:
+    """f32 of nearest_int(x), exact."""
+    n = x.type.lanes
+    mantissa = (x + _ROUNDER).bits(u32 * n) & 0x7FFFFF
+    return (mantissa | 0x4B000000).bits(f32 * n) - _ROUNDER
+
+
+def clamp(x: Value, low: int, high: int) -> Value:
+    """x within low..high."""
+    return minimum(maximum(x, low), high)
+
+
+def total(x: Callable[[Value], Value], n: int) -> Value:
+    """x(0) + x(1) + ... + x(n - 1), from the left."""
+    sum = var(zeros(lanes()))
+    for i in loop(n):
+        sum += x(i)
+    return sum.value
+
+
+def sum_squares(x: Tile, n: int) -> Value:
+    """Sum of the first n squares."""
+    return total(lambda i: x[i] * x[i], n)
+
+
+def weigh(w: Tile, x: Tile, n: int, square: Value) -> None:
+    """Turn importance w into the importance of a weight: w * sqrt(square + x^2)."""
+    for i in loop(n):
+        w[i] = w[i] * sqrt(square + x[i] * x[i])
+
+
+def square_weights(w: Tile, x: Tile, n: int) -> None:
+    """The importance of weights without an importance matrix: their squares."""
+    for i in loop(n):
+        w[i] = x[i] * x[i]
+
+
+def largest(x: Tile, n: int) -> tuple[Value, Value]:
+    """(largest magnitude, the first weight that has it)."""
+    amax, signed = var(zeros(lanes())), var(zeros(lanes()))
+    for i in loop(n):
+        magnitude = absolute(x[i])
+        more = magnitude > amax
+        signed.set(select(more, x[i], signed))
+        amax.set(select(more, magnitude, amax))
+    return amax.value, signed.value
+
+
+class Grid(NamedTuple):
+    """Candidates of an affine search: inverse scale (top + start + step * i) / range, i <= last."""
+
+    start: float
+    step: float
+    last: int
+    absolute: bool = False  # minimize the absolute error, not the squared one
+
+    def numerators(self, top: int) -> list[float]:
+        """As the C code computes them, in f32."""
+        steps = range(self.last + 1)
+        return [float(_F(self.start) + _F(self.step) * _F(i) + _F(top)) for i in steps]
+
+
+IMPORTANCE_GRID = Grid(-0.9, 0.05, 36)
+
+
+class Affine:
+    """Scale and minimum (<= 0) of codes 0..top for n weights x of importance w [qkx2, qkx3].
+
+    w = scale * code + low. The search coded by nearest(inverse * (w - origin)), limited to 0..top.
+    """
+
+    def __init__(self, x: Tile, w: Tile, n: int, top: int, grid: Grid) -> None:
+        self.x, self.w, self.n, self.top, self.grid = x, w, n, top, grid
+        lowest, highest = var(x[0]), var(x[0])
+        sum_w, sum_x = var(w[0]), var(w[0] * x[0])
+        for i in loop(1, n):
+            lowest.set(minimum(x[i], lowest))
+            highest.set(maximum(x[i], highest))
+            sum_w += w[i]
+            sum_x += w[i] * x[i]
+        self._highest, self._sum_w, self._sum_x = highest.value, sum_w.value, sum_x.value
+        self.low = var(select(lowest > 0.0, 0.0, lowest))
+        self.origin = var(self.low)
+        self.inverse = var(top / (self._highest - self.low))
+        self.scale = var(1.0 / self.inverse)
+        self._best = var(
+            total(lambda i: self._error(i, self._code(i, self.inverse), self.scale, self.low), n)
+        )
+        self._codes = Tile(n)
+
+    def _code(self, i: Value, inverse: Value) -> Value:
+        return clamp(nearest(inverse * (self.x[i] - self.low)), 0, self.top)
+
+    def _error(self, i: Value, code: Value, scale: Value, low: Value) -> Value:
+        difference = scale * code + low - self.x[i]
+        if self.grid.absolute:
+            return self.w[i] * absolute(difference)
+        return self.w[i] * (difference * difference)
+
+    def begin(self, numerator: Value) -> None:
+        """Try another inverse scale: the sums of least squares follow, weight by weight."""
+        self._tried = numerator / (self._highest - self.low)
+        self._sums = [var(zeros(lanes())) for _ in range(3)]
+
+    def add(self, i: Value) -> None:
+        """Code weight i."""
+        code = self._code(i, self._tried)
+        self._codes[i] = code
+        weighted = self.w[i] * code
+        for sum, term in zip(self._sums, (1.0, code, self.x[i]), strict=True):
+            sum += weighted * term
+
+    def solve(self) -> None:
+        """Line through the codes; its error follows, weight by weight."""
+        sum_l, sum_l2, sum_xl = self._sums
+        sum_w, sum_x = self._sum_w, self._sum_x
+        determinant = sum_w * sum_l2 - sum_l * sum_l
+        scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+        above = low > 0.0
+        self._line = select(above, sum_xl / sum_l2, scale), select(above, 0.0, low)
+        self._solvable = determinant > 0.0
+        self._tried_error = var(zeros(lanes()))
+
+    def judge(self, i: Value) -> None:
+        """Error of weight i."""
+        self._tried_error += self._error(i, self._codes[i], *self._line)
+
+    def keep_better(self) -> None:
+        """Keep what was tried where its error is smaller."""
+        better = self._solvable & (self._tried_error < self._best)
+        scale, low = self._line
+        for kept, tried in (
+            (self._best, self._tried_error), (self.scale, scale), (self.inverse, self._tried),
+            (self.origin, self.low.value), (self.low, low),
+        ):  # fmt: skip
+            kept.set(select(better, tried, kept))
+
+
+def affine(parts: list[tuple[Tile, Tile]], n: int, top: int, grid: Grid) -> list[Affine]:
+    """Search each part, (x, w) of n weights. Independent ones at once keep the processor busy."""
+    searches = [Affine(x, w, n, top, grid) for x, w in parts]
+    numerators = grid.numerators(top)
+    candidates = table(f32, numerators)
+    for c in loop(len(numerators)):
+        for each in searches:
+            each.begin(load(f32, candidates + c * 4))
+        for i in loop(n):
+            for each in searches:
+                each.add(i)
+        for each in searches:
+            each.solve()
+        for i in loop(n):
+            for each in searches:
+                each.judge(i)
+        for each in searches:
+            each.keep_better()
+    return searches
+
+
+class Symmetric(NamedTuple):
+    """w = scale * code, code -top..top-1; code + top is 0 where inverse is 0."""
+
+    scale: Value
+    inverse: Value
+
+
+def symmetric(x: Tile, w: Tile, n: int, top: int) -> Symmetric:
+    """Scale of codes -top..top-1 for n weights x of importance w, 0 for a zero block [qx].
+
+    The scale is NaN where the sums overflow.
+    """
+    amax, signed = largest(x, n)
+    wx = Tile(n)
+    for i in loop(n):
+        wx[i] = w[i] * x[i]
+
+    def sums(inverses: list[Value]) -> list[tuple[Value, Value]]:
+        found = [(var(zeros(lanes())), var(zeros(lanes()))) for _ in inverses]
+        for i in loop(n):
+            for inverse, (sum_lx, sum_l2) in zip(inverses, found, strict=True):
+                code = clamp(_round(inverse * x[i]), -top, top - 1)
+                sum_lx += wx[i] * code
+                sum_l2 += w[i] * code * code
+        return [(sum_lx.value, sum_l2.value) for sum_lx, sum_l2 in found]
+
+    start = -float(top) / signed
+    ((sum_lx, sum_l2),) = sums([start])
+    inverse = var(start)
+    scale = var(select(sum_l2.ne(0.0), sum_lx / sum_l2, 0.0))
+    best = var(scale * sum_lx)
+    numerators = [float(-(_F(top) + _F(0.1) * _F(i))) for i in range(-9, 10) if i]
+    candidates = table(f32, numerators)
+    for c in loop(0, len(numerators), AT_ONCE):
+        tried = [load(f32, candidates + (c + k) * 4) / signed for k in range(AT_ONCE)]
+        for each, (sum_lx, sum_l2) in zip(tried, sums(tried), strict=True):
+            better = (sum_l2 > 0.0) & (sum_lx * sum_lx > best * sum_l2)
+            scale.set(select(better, sum_lx / sum_l2, scale))
+            best.set(select(better, scale * sum_lx, best))
+            inverse.set(select(better, each, inverse))
+    some = amax >= SMALLEST_GROUP
+    return Symmetric(select(some, scale, 0.0), select(some, inverse, 0.0))
+
+
+def positive(x: Tile, w: Tile, n: int, top: int) -> tuple[Value, Tile]:
+    """(scale, codes i32 0..top) of n numbers x >= 0 of importance w [qp].
+
+    Codes are bytes in the C code: that of a negative number wraps, here too.
+    """
+    high = var(zeros(lanes()))
+    for i in loop(n):
+        high.set(maximum(high, x[i]))
+    start = top / high
+
+    def error(inverse: Value, code: Callable[[Value], Value]) -> Value:
+        scale = 1.0 / inverse
+
+        def term(i: Value) -> Value:
+            difference = x[i] - scale * code(inverse * x[i]).to(f32)
+            return w[i] * difference * difference
+
+        return total(term, n)
+
+    inverse, best = var(start), var(error(start, lambda y: nearest_int(y) & 255))
+    numerators = [float(_F(0.1) * _F(i) + _F(top)) for i in range(-4, 5) if i]
+    candidates = table(f32, numerators)
+    for c in loop(len(numerators)):
+        tried = load(f32, candidates + c * 4) / high
+        found = error(tried, lambda y: minimum(nearest_int(y), top))
+        better = found < best
+        best.set(select(better, found, best))
+        inverse.set(select(better, tried, inverse))
+
+    fit = _Fit(x, w, Tile(n), n)
+    for i in loop(n):
+        fit.start(i, minimum(nearest_int(inverse * x[i]), top))
+        fit.codes[i] = _wrapped(fit.codes[i])
+    _descend([fit], lambda y: minimum(nearest_int(y), top), bytes=True)
+    some = high >= SMALLEST_GROUP
+    codes = Tile(n, i32)
+    for i in loop(n):
+        codes[i] = select(some, fit.codes[i].to(i32), 0)
+    return select(some, fit.scale(), 0.0), codes
+
+
+def descended(parts: Sequence[Tile], n: int, top: int) -> list[tuple[Value, Tile]]:
+    """(scale, codes f32) of each part, n weights of importance x^2 [q3].
+
+    Codes are -top..top-1; -top with scale 0 in a zero block. Several independent parts at once
+    keep the processor busy: every step of a descent waits for the one before.
+    """
+    fits, starts = [], []
+    for x in parts:
+        w = Tile(n)
+        for i in loop(n):
+            w[i] = x[i] * x[i]
+        fits.append(_Fit(x, w, Tile(n), n))
+        starts.append(largest(x, n))
+
+    def limited(y: Value) -> Value:
+        return clamp(nearest_int(y), -top, top - 1)
+
+    for i in loop(n):
+        for fit, (_, signed) in zip(fits, starts, strict=True):
+            fit.start(i, limited(-float(top) / signed * fit.x[i]))
+    _descend(fits, limited)
+    found = []
+    for fit, (amax, _) in zip(fits, starts, strict=True):
+        some = amax >= SMALLEST_GROUP
+        for i in loop(n):
+            fit.codes[i] = select(some, fit.codes[i], -float(top))
+        found.append((select(some, fit.scale(), 0.0), fit.codes))
+    return found
+
+
+class _Fit:
+    """x = scale * codes by least squares of importance w; the sums follow the codes."""
+
+    def __init__(self, x: Tile, w: Tile, codes: Tile, n: int) -> None:
+        self.x, self.w, self.codes, self.n = x, w, codes, n
+        self.lx, self.l2 = var(zeros(lanes())), var(zeros(lanes()))
+
+    def _terms(self, i: Value, code: Value) -> tuple[Value, Value]:
+        return self.w[i] * self.x[i] * code, self.w[i] * code * code
+
+    def start(self, i: Value, code: Value) -> None:
+        """Set code i (i32) for the first time."""
+        self.codes[i] = code.to(f32)
+        lx, l2 = self._terms(i, self.codes[i])
+        self.lx += lx
+        self.l2 += l2
+
+    def improve(self, i: Value, nearest: Callable[[Value], Value], bytes: bool) -> Value:
+        """Set code i to the best for the scale the others give; bit: whether that was better."""
+        old = self.codes[i]
+        lx, l2 = self._terms(i, old)
+        lx, l2 = self.lx - lx, self.l2 - l2
+        new = nearest(self.x[i] * l2 / lx).to(f32)
+        more_lx, more_l2 = self._terms(i, new)
+        new_lx, new_l2 = lx + more_lx, l2 + more_l2
+        usable = (l2 if bytes else new_l2) > 0.0
+        better = new_lx * new_lx * self.l2 > self.lx * self.lx * new_l2
+        better = better & usable & (lx > 0.0) & new.ne(old)
+        self.codes[i] = select(better, _wrapped(new) if bytes else new, old)
+        self.lx.set(select(better, new_lx, self.lx))
+        self.l2.set(select(better, new_l2, self.l2))
+        return better
+
+    def scale(self) -> Value:
+        """The least squares scale."""
+        return select(self.l2 > 0.0, self.lx / self.l2, 0.0)
+
+
+def _descend(fits: list[_Fit], nearest: Callable[[Value], Value], bytes: bool = False) -> None:
+    """Improve code after code until a sweep changes none, in any lane; at most SWEEPS sweeps."""
+    one = const(lanes(i32), 1)
+    sweep, changed = var(const(i32, 0)), var(const(i32, 1))
+
+    def unfinished() -> Value:
+        return (sweep < SWEEPS) & (changed > 0)
+
+    for _ in repeat_while(unfinished):
+        any_better = var(zeros(lanes(i32)))
+        for i in loop(fits[0].n):
+            for fit in fits:
+                better = fit.improve(i, nearest, bytes)
+                any_better.set(select(better, one, any_better))
+        changed.set(hmax(any_better.value))
+        sweep += 1
+
+
+def _wrapped(code: Value) -> Value:
+    """A code as the byte the C code keeps it in."""
+    return (code.to(i32) & 255).to(f32)
+
+
+def _round(x: Value) -> Value:
+    """Nearest integer as f32; |x| < 2^22."""
+    return target().round_even(x)
