@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ggq.blocks._base import BlockType, fields
+from ggq.blocks._view import Blocks
+from ggq.blocks.q2_k import two_bit_runs
+from ggq.jit.lang import Value, concat, f32, i32, split, u16
 
 
 class TQ1_0(BlockType):
@@ -12,6 +17,18 @@ class TQ1_0(BlockType):
     weights = 256
     layout = fields(("qs", "u1", (48,)), ("qh", "u1", (4,)), ("d", "<f2"))
 
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """160 weights in 32 bytes, 80 in 16, and 16 in the four of qh; first trits first."""
+        blocks = Blocks(self, address)
+        d = blocks.half("d")
+        for bytes_at, weights_at, length in ((0, 0, 32), (32, 160, 16)):
+            qs = blocks.bytes("qs", bytes_at, length)
+            for n in range(5):
+                for k, part in enumerate(split(_trits(qs, n), 16)):
+                    yield weights_at + n * length + 16 * k, (part - 1).to(f32) * d
+        last = concat(*(_trits(blocks.bytes("qh"), n) for n in range(4)))
+        yield 240, (last - 1).to(f32) * d
+
 
 class TQ2_0(BlockType):
     """w = d * (q - 1), two bits a weight   (2.0625 bits per weight)"""
@@ -19,3 +36,18 @@ class TQ2_0(BlockType):
     id = 35
     weights = 256
     layout = fields(("qs", "u1", (64,)), ("d", "<f2"))
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """Each half: 32 bytes, two bits of every byte for each of four runs of 32 weights."""
+        blocks = Blocks(self, address)
+        d = blocks.half("d")
+        for at in range(0, 64, 16):
+            for run, codes in enumerate(two_bit_runs(blocks.bytes("qs", at, 16))):
+                first = 128 * (at // 32) + 32 * run + at % 32
+                yield first, (codes.to(i32) - 1).to(f32) * d
+
+
+def _trits(codes: Value, n: int) -> Value:
+    """i32 0..2: trit n of every byte, which holds q / 3^5 of a byte's range, rounded up."""
+    shifted = codes * 3**n  # modulo 256: earlier trits leave at the top
+    return ((shifted.to(u16) * 3) >> 8).to(i32)

@@ -31,6 +31,7 @@ class Trace:
     def __init__(self, ir: Any, builder: Any) -> None:
         self.ir = ir
         self.builder = builder
+        self.tables: dict[tuple[Type, tuple[int | float, ...]], Any] = {}
 
     def __enter__(self) -> Trace:
         self._outer, Trace.current = Trace.current, self
@@ -402,17 +403,19 @@ def scratch(nbytes: int) -> Value:
 
 
 def table(type: Type, numbers: Sequence[int | float]) -> Value:
-    """Address of a constant array in the kernel's own data, 64-byte aligned."""
+    """Address of a constant array in the kernel's own data, 64-byte aligned; equal ones are one."""
     t = trace()
-    element = type.llvm
-    array = t.ir.ArrayType(element, len(numbers))
-    module = t.builder.module
-    data = t.ir.GlobalVariable(module, array, module.get_unique_name("table"))
-    data.linkage, data.global_constant, data.align = "internal", True, 64
-    data.initializer = t.ir.Constant(
-        array, [t.ir.Constant(element, _number(type, v)) for v in numbers]
-    )
-    return Value(i64, t.builder.ptrtoint(data, t.ir.IntType(64)))
+    key = (type, tuple(numbers))
+    if key not in t.tables:
+        array = t.ir.ArrayType(type.llvm, len(numbers))
+        module = t.builder.module
+        data = t.ir.GlobalVariable(module, array, module.get_unique_name("table"))
+        data.linkage, data.global_constant, data.align = "internal", True, 64
+        data.initializer = t.ir.Constant(
+            array, [t.ir.Constant(type.llvm, _number(type, v)) for v in numbers]
+        )
+        t.tables[key] = data
+    return Value(i64, t.builder.ptrtoint(t.tables[key], t.ir.IntType(64)))
 
 
 def gather(type: Type, addresses: Value) -> Value:
@@ -520,7 +523,7 @@ def hmax(v: Value) -> Value:
     return _fold(v, maximum)
 
 
-def loop(start: Any, stop: Any = None, step: int = 1) -> Iterator[Value]:
+def loop(start: Any, stop: Any = None, step: Any = 1) -> Iterator[Value]:
     """`for i in loop(n)`: a loop of the compiled kernel over i64 numbers, like range."""
     build = trace().builder
     if stop is None:
