@@ -27,7 +27,7 @@ from ggq.jit.lang import (
     u16,
     u32,
     zeros,
-)  # fmt: skip
+)
 
 
 class Generic:

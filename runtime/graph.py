@@ -1,0 +1,321 @@
+"""From an architecture's forward pass to a program: operations, their descriptions, barriers.
+
+The forward pass is written once, in terms of `Graph`; a phase decides which operations it becomes:
+`DECODE` (one token, vectors), `PREFILL` (many tokens, logits of the last), `SCORE` (logits of all).
+Barriers are derived, not placed by hand: each operation says what it reads and writes and how the
+threads divide that; where two divisions of the same memory meet, a barrier goes between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.blocks._frame import padded, tile_tokens
+from ggq.jit import Kernel, prepare
+from ggq.reader import Tensor
+from ggq.runtime.arch._base import RopeScaling
+from ggq.runtime.kernels import activation, attention, heads, linear, norm
+from ggq.runtime.kernels._op import PRIVATE, Op
+from ggq.runtime.kvcache import KVCache
+from ggq.runtime.rope import RopeTable
+from ggq.runtime.threads import Program, aligned
+
+TOKENS, ROWS, HEADS, ALL, OWN = "tokens", "rows", "heads", "all", "own"
+Access = tuple["Rows", str]
+
+
+class Phase(Enum):
+    """What a program is for."""
+
+    DECODE = "decode"
+    PREFILL = "prefill"
+    SCORE = "score"
+
+
+@dataclass
+class Rows:
+    """f32 activations [tokens, cols], `stride` bytes a row; in shared or in private memory."""
+
+    name: str
+    word: int
+    stride: int
+    cols: int
+    layouts: dict[str, int] = field(default_factory=dict)  # frame key -> word of the laid out copy
+
+
+@dataclass
+class _Memory:
+    """What was done to one buffer since the last barrier."""
+
+    written: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
+
+
+class Graph:
+    """Builds one program. `tensors` are the model's, `tokens` the most tokens of one run."""
+
+    def __init__(
+        self, phase: Phase, tensors: Mapping[str, Tensor], tokens: int, cache: KVCache,
+        ropes: dict[Hashable, RopeTable],
+    ) -> None:  # fmt: skip
+        self.phase = phase
+        self.tensors = tensors
+        self.cache = cache
+        self.ropes = ropes
+        self.tokens = -(-tokens // tile_tokens()) * tile_tokens()
+        self.private_bytes = 0
+        self.logits: npt.NDArray[np.float32] | None = None
+        self._one = phase is Phase.DECODE
+        self._keep: list[npt.NDArray[Any]] = []
+        self._shared: dict[str, Rows] = {}
+        self._owned: dict[str, int] = {}
+        self._program: list[tuple[Kernel | None, npt.NDArray[np.int64] | None]] = []
+        self._pending: dict[str, _Memory] = {}
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def _rows(self, name: str, cols: int, tokens: int = 0) -> Rows:
+        """Shared rows; the same name is the same memory, so layers reuse each other's."""
+        stride = padded(4 * cols)
+        if name not in self._shared:
+            memory = aligned(stride * (tokens or self.tokens))
+            self._keep.append(memory)
+            self._shared[name] = Rows(name, memory.ctypes.data, stride, cols)
+        return Rows(name, self._shared[name].word, stride, cols)
+
+    def _own(self, name: str, nbytes: int) -> int:
+        """Word of memory that every thread has for itself."""
+        if name not in self._owned:
+            self._owned[name] = self.private_bytes | PRIVATE
+            self.private_bytes += padded(nbytes)
+        return self._owned[name]
+
+    # -- the program -----------------------------------------------------------------------------
+
+    def _emit(
+        self, op: Op, reads: list[Access], writes: list[Access], **words: int | float
+    ) -> None:
+        if self._conflicts(reads, writes):
+            self._program.append((None, None))
+            self._pending.clear()
+        for rows, how in reads:
+            self._pending.setdefault(rows.name, _Memory()).read.add(how)
+        for rows, how in writes:
+            self._pending.setdefault(rows.name, _Memory()).written.add(how)
+        description = np.array(op.describe(**words), np.int64)
+        self._program.append((op.kernel, description))
+
+    def _conflicts(self, reads: list[Access], writes: list[Access]) -> bool:
+        """Whether any of this memory was touched before under another division."""
+        for rows, how in reads:
+            before = self._pending.get(rows.name)
+            if before and how != OWN and before.written - {how} | before.written & {ALL}:
+                return True
+        for rows, how in writes:
+            before = self._pending.get(rows.name)
+            if before and how != OWN:
+                touched = before.written | before.read
+                if touched - {how} or ALL in touched:
+                    return True
+        return False
+
+    def kernels(self) -> list[Kernel]:
+        """Every kernel of the program, each once."""
+        return list({id(k): k for k, _ in self._program if k}.values())
+
+    def program(self, threads: int) -> Program:
+        """What was built, for so many threads."""
+        prepare(self.kernels())
+        keep = self._keep + [d for _, d in self._program if d is not None]
+        operations = [
+            (k.address, d.ctypes.data) if k and d is not None else (0, 0) for k, d in self._program
+        ]
+        return Program(np.array(operations, np.int64), self.private_bytes, threads, keep)
+
+    # -- what a forward pass is made of ----------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether the file holds an optional tensor."""
+        return name in self.tensors
+
+    def rope(self, dims: int, base: float, scaling: RopeScaling, factors: str = "") -> RopeTable:
+        """Table of rotary positions; `factors` names a tensor of divisors that may be there."""
+        key = (dims, base, scaling, factors)
+        if key not in self.ropes:
+            tensor = self.tensors.get(factors)
+            divisors = tensor.dequantize() if tensor else None
+            self.ropes[key] = RopeTable(dims, base, self.cache.positions, scaling, divisors)
+        return self.ropes[key]
+
+    def _vector(self, name: str) -> int:
+        return self.tensors[name].address
+
+    def embed(self, name: str, scale: float = 1.0) -> Rows:
+        """[T, D]: rows of the table, one per token, times `scale`."""
+        table = self.tensors[name]
+        x = self._rows("x", table.shape[1])
+        self._emit(
+            linear.embed(table.type), [], [(x, TOKENS)],
+            table=table.address, row_bytes=table.type.row_bytes(x.cols), cols=x.cols,
+            scale=scale, x=x.word, stride=x.stride,
+        )  # fmt: skip
+        return x
+
+    def norm(self, x: Rows, name: str, eps: float, *, last: bool = False) -> Rows:
+        """[T, D]: RMS norm of every token; with `last`, of the last one only, unless scoring."""
+        words = {
+            "x": x.word, "stride": x.stride, "weight": self._vector(name), "cols": x.cols, "eps": eps,
+        }  # fmt: skip
+        if self._one or (last and self.phase is Phase.PREFILL):
+            out = Rows("norm.own", self._own("norm", 4 * x.cols), 0, x.cols)
+            self._emit(norm.rms_norm_last, [(x, ALL)], [(out, OWN)], out=out.word, **words)
+            return out
+        out = self._rows("norm", x.cols)
+        self._emit(
+            norm.rms_norm,
+            [(x, TOKENS)],
+            [(out, TOKENS)],
+            out=out.word,
+            out_stride=out.stride,
+            **words,
+        )
+        return out
+
+    def add_norm(self, y: Rows, name: str, eps: float, x: Rows) -> None:
+        """x += RMS norm of y."""
+        self._emit(
+            norm.add_rms_norm, [(y, TOKENS), (x, TOKENS)], [(x, TOKENS)],
+            y=y.word, stride=y.stride, weight=self._vector(name), cols=y.cols, eps=eps,
+            x=x.word, x_stride=x.stride,
+        )  # fmt: skip
+
+    def linear(self, x: Rows, name: str, *, into: Rows | None = None, bias: str = "") -> Rows:
+        """[T, R] = x W^T (+ bias); with `into`, added to those rows instead."""
+        weight = self.tensors[f"{name}.weight"]
+        rows, cols = weight.shape
+        single = self._one or x.word & PRIVATE
+        y = into or self._rows(_role(name), rows, 1 if single else 0)
+        words = {
+            "w": weight.address, "row_bytes": weight.type.row_bytes(cols), "rows": rows,
+            "cols": cols, "y": y.word, "accumulate": int(into is not None),
+        }  # fmt: skip
+        how = f"{ROWS} {rows}"
+        reads: list[Access] = [(y, how)] if into else []
+        if single:
+            image = self._image(x, weight)
+            self._emit(linear.matvec(weight.type), reads, [(y, how)], x=image, **words)
+        else:
+            tiles, nbytes = self._tiles(x, weight)
+            panel = self._own("panel", linear.frame_of(weight.type).panel_bytes(cols))
+            self._emit(
+                linear.matmat(weight.type), [*reads, (tiles, ALL)], [(y, how)],
+                x=tiles.word, nbytes=nbytes, stride=y.stride, panel=panel, **words,
+            )  # fmt: skip
+        if bias and self.has(bias):
+            self._emit(
+                linear.add_bias(), [(y, TOKENS)], [(y, TOKENS)],
+                y=y.word, stride=y.stride, bias=self._vector(bias), rows=rows,
+            )  # fmt: skip
+        return y
+
+    def _image(self, x: Rows, weight: Tensor) -> int:
+        """Word of x laid out for one vector, made once per layout."""
+        frame = linear.frame_of(weight.type)
+        if frame.key not in x.layouts:
+            out = self._own(f"image.{x.name}.{frame.key}", frame.image_bytes(x.cols))
+            x.layouts[frame.key] = out
+            how = OWN if x.word & PRIVATE else ALL
+            self._emit(
+                linear.image(frame.key, frame), [(x, how)], [],
+                x=x.word, stride=x.stride, cols=x.cols, out=out,
+            )  # fmt: skip
+        return x.layouts[frame.key]
+
+    def _tiles(self, x: Rows, weight: Tensor) -> tuple[Rows, int]:
+        """x laid out for tiles of tokens, made once per layout, and the bytes of a tile."""
+        frame = linear.frame_of(weight.type)
+        nbytes = frame.tile_bytes(x.cols)
+        name = f"tiles.{x.name}.{frame.key}"
+        if name not in self._shared:
+            memory = aligned(nbytes * (self.tokens // tile_tokens()))
+            self._keep.append(memory)
+            self._shared[name] = Rows(name, memory.ctypes.data, 0, x.cols)
+        tiles = self._shared[name]
+        if frame.key not in x.layouts:
+            x.layouts[frame.key] = tiles.word
+            self._emit(
+                linear.tile(frame.key, frame), [(x, TOKENS)], [(tiles, TOKENS)],
+                x=x.word, stride=x.stride, cols=x.cols, nbytes=nbytes, out=tiles.word,
+            )  # fmt: skip
+        return tiles, nbytes
+
+    def attention(
+        self, q: Rows, k: Rows, v: Rows, layer: int, *, heads_q: int, heads_kv: int, dims: int,
+        rope: RopeTable, neox: bool, scale: float, window: int = 0, eps: float = 0.0,
+        q_norm: str = "", k_norm: str = "",
+    ) -> Rows:  # fmt: skip
+        """[T, H * Dh]: norms of heads, rotary positions, cache, causal attention."""
+        keys, values = self.cache.addresses(layer)
+        cache = Rows(f"cache.{layer}", 0, 0, 0)
+        how = HEADS if self._one else TOKENS
+        common = {
+            "q": q.word, "q_stride": q.stride, "n_head": heads_q, "n_head_kv": heads_kv,
+            "dims": dims, "keys": keys, "values": values, "ctx": self.cache.positions,
+        }  # fmt: skip
+        touched = [(q, how), (k, how), (v, how)]
+        self._emit(
+            heads.heads(neox, self._one), touched, [*touched, (cache, how)],
+            k=k.word, k_stride=k.stride, v=v.word, v_stride=v.stride, rope_dims=rope.dims,
+            table=rope.address, q_norm=self._vector(q_norm) if q_norm else 0,
+            k_norm=self._vector(k_norm) if k_norm else 0, eps=eps, **common,
+        )  # fmt: skip
+        out = self._rows("attention", heads_q * dims)
+        queries = 1 if self._one else tile_tokens()
+        scores = self._own("scores", 4 * queries * self.cache.positions)
+        self._emit(
+            attention.attend(self._one), [(q, ALL), (cache, ALL)], [(out, "query heads")],
+            scale=scale, window=window or self.cache.positions + 1, scores=scores,
+            out=out.word, out_stride=out.stride, **common,
+        )  # fmt: skip
+        return out
+
+    def gated(self, kind: str, gate: Rows, up: Rows) -> Rows:
+        """[T, F] = f(gate) * up with f one of activation.GATED."""
+        one, all_tokens = activation.GATED[kind]
+        out = self._rows("gated", gate.cols)
+        how = f"{ROWS} {gate.cols}" if self._one else TOKENS
+        words = {"gate": gate.word, "up": up.word, "out": out.word, "cols": gate.cols}
+        if not self._one:
+            words["stride"] = gate.stride
+        self._emit(
+            one if self._one else all_tokens, [(gate, how), (up, how)], [(out, how)], **words
+        )
+        return out
+
+    def output(self, x: Rows, name: str, softcap: float = 0.0) -> None:
+        """Logits [1 or T, V] of the normalized x; with `softcap` c, c tanh(logit / c) instead."""
+        y = self.linear(x, name)
+        if softcap:
+            self._emit(
+                activation.softcap, [(y, TOKENS)], [(y, TOKENS)],
+                y=y.word, stride=y.stride, cols=y.cols, cap=softcap,
+            )  # fmt: skip
+        tokens = self.tokens if self.phase is Phase.SCORE else 1
+        memory = self._keep_of(y.word)[: tokens * y.stride]
+        self.logits = memory.view(np.float32).reshape(tokens, -1)[
+            :, : self.tensors[f"{name}.weight"].shape[0]
+        ]
+
+    def _keep_of(self, word: int) -> npt.NDArray[Any]:
+        return next(memory for memory in self._keep if memory.ctypes.data == word)
+
+
+def _role(name: str) -> str:
+    """Name without its layer, "blk.3.attn_q" -> "attn_q": layers share each other's memory."""
+    return name.split(".", 2)[2] if name.startswith("blk.") else name

@@ -1,0 +1,1 @@
+"""Operations of a forward pass that know nothing of block types, and the loops that run them."""

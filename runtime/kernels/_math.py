@@ -1,0 +1,27 @@
+"""Vector functions the processor has no instruction for."""
+
+from __future__ import annotations
+
+from ggq.jit.lang import Value, const, fma, i32, maximum, minimum, rint
+
+
+def exp(x: Value) -> Value:
+    """e^x for f32 lanes, within 2 units of the last place; clamped to [-87, 88].
+
+    Source: Cephes expf: x = n ln 2 + r, then a polynomial in r.
+    """
+    x = maximum(minimum(x, 88.0), -87.0)
+    n = rint(x * 1.4426950408889634)
+    r = fma(n, const(x.type, -0.693359375), x)
+    r = fma(n, const(x.type, 2.12194440e-4), r)
+    p = const(x.type, 1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = fma(p, r, const(x.type, c))
+    y = fma(p, r * r, r) + 1.0
+    power = (n.to(i32) + 127) << 23
+    return y * power.bits(x.type)
+
+
+def tanh(x: Value) -> Value:
+    """Hyperbolic tangent of f32 lanes."""
+    return const(x.type, 1.0) - const(x.type, 2.0) / (exp(x * 2.0) + 1.0)

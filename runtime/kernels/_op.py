@@ -1,0 +1,101 @@
+"""An operation: a kernel every thread calls with the same description and its own number.
+
+The compiled form is void(description, thread, threads, private, state): `description` is an array
+of 64-bit words, one per parameter of the Python function; `private` is the thread's own memory;
+`state` describes the tokens of this run. So an architecture is data: a list of operations with
+their descriptions, and no operation is compiled twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from ggq.blocks._frame import tile_tokens
+from ggq.jit import Kernel
+from ggq.jit.lang import Value, const, f32, i32, i64, load, minimum, select
+
+PRIVATE = 1 << 62  # set in a word that is an offset into the thread's own memory
+STATE_WORDS = 8
+N_TOKENS, POSITION, TOKENS = 0, 1, 2  # words of the state
+
+
+class Thread:
+    """One thread's view of a run, inside an operation."""
+
+    def __init__(self, index: Value, count: Value, private: Value, state: Value) -> None:
+        self.index, self.count, self.private, self.state = index, count, private, state
+
+    @property
+    def n_tokens(self) -> Value:
+        """Tokens of this run."""
+        return load(i64, self.state + 8 * N_TOKENS, 8)
+
+    @property
+    def position(self) -> Value:
+        """Position of the first token of this run."""
+        return load(i64, self.state + 8 * POSITION, 8)
+
+    @property
+    def tokens(self) -> Value:
+        """Address of the token ids, i32 each."""
+        return load(i64, self.state + 8 * TOKENS, 8)
+
+    def at(self, word: Value) -> Value:
+        """Address a buffer word stands for: shared memory or this thread's own."""
+        return select((word & PRIVATE).ne(0), self.private + (word ^ PRIVATE), word)
+
+    def share(self, total: Value, step: int = 1) -> tuple[Value, Value]:
+        """This thread's part of range(total), in whole steps: (begin, end)."""
+        steps = (total + (step - 1)) // step
+        begin = (steps * self.index) // self.count * step
+        end = (steps * (self.index + 1)) // self.count * step
+        return begin, minimum(end, total)
+
+    def share_tokens(self) -> tuple[Value, Value]:
+        """This thread's tokens, in whole tiles."""
+        return self.share(self.n_tokens, tile_tokens())
+
+
+class Op:
+    """An operation and the names of its description's words."""
+
+    def __init__(self, name: str, body: Callable[..., None]) -> None:
+        parameters = list(inspect.signature(body).parameters.values())[1:]
+        self.words = {p.name: p.annotation == "Single" for p in parameters}
+
+        def kernel(
+            description: Value, index: Value, count: Value, private: Value, state: Value
+        ) -> None:
+            words = []
+            for k, is_single in enumerate(self.words.values()):
+                word = load(i64, description + 8 * k, 8)
+                words.append(word.to(i32).bits(f32) if is_single else word)
+            body(Thread(index, count, private, state), *words)
+
+        self.kernel = Kernel(name, kernel, 5)
+
+    def describe(self, **values: int | float) -> list[int]:
+        """Words of a description; every parameter must be given."""
+        if values.keys() != self.words.keys():
+            raise TypeError(f"{self.kernel.name} takes {list(self.words)}, got {list(values)}")
+        return [
+            struct.unpack("<i", struct.pack("<f", values[name]))[0] if single else int(values[name])
+            for name, single in self.words.items()
+        ]
+
+
+Single = Any  # annotation of a parameter that is a single-precision number
+
+
+def op(body: Callable[..., None]) -> Op:
+    """Decorator: the first parameter is the Thread, the others words of the description."""
+    module = body.__module__.rpartition(".")[2].strip("_")
+    return Op(f"{module}.{body.__name__}", body)
+
+
+def no_address() -> Value:
+    """Address zero."""
+    return const(i64, 0)

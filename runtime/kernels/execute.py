@@ -1,0 +1,136 @@
+"""The compiled loop of a run: operations, and barriers between them.
+
+One control block, 128 bytes apart so that threads do not share cache lines by accident:
+run number, arrivals at the barrier, barrier number, then the program of the run, then a word per
+worker telling whether it spins or is parked.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ggq.jit import kernel
+from ggq.jit.atomic import (
+    atomic_add,
+    atomic_exchange,
+    atomic_load,
+    atomic_replace,
+    atomic_store,
+    pause,
+)
+from ggq.jit.lang import (
+    Value,
+    bit,
+    call,
+    call_address,
+    const,
+    i32,
+    i64,
+    load,
+    loop,
+    repeat_while,
+    store,
+    var,
+    when,
+)
+
+LINE = 128
+RUN, ARRIVALS, BARRIER, PROGRAM = 0, LINE, 2 * LINE, 3 * LINE
+# The program: addresses, counts, and where the threads' own memories start and how long each is.
+OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, QUIT, PATIENCE = (
+    PROGRAM + 8 * k for k in range(7)
+)
+WORKERS = 4 * LINE
+SPINNING, PARKED = 0, 1
+
+
+def control_bytes(threads: int) -> int:
+    """Bytes of a control block."""
+    return WORKERS + LINE * threads
+
+
+def _barrier(control: Value, threads: Value) -> None:
+    """Wait until all threads are here.
+
+    Pure spinning, since a yielded core comes back late; but after PATIENCE looks it is yielded all
+    the same: with more threads than cores the one waited for may need it.
+    """
+    number = atomic_load(control + BARRIER)
+    arrived = atomic_add(control + ARRIVALS, const(i64, 1))
+    is_last = arrived.eq(threads - 1)
+    with when(is_last):
+        atomic_store(control + ARRIVALS, const(i64, 0))
+        atomic_store(control + BARRIER, number + 1)
+    left = var(load(i64, control + PATIENCE, 8))
+    for _ in repeat_while(lambda: atomic_load(control + BARRIER).eq(number)):
+        pause()
+        left -= 1
+        with when(left < 0):
+            call("SwitchToThread" if sys.platform == "win32" else "sched_yield", i32)
+
+
+def _run(control: Value, thread: Value, threads: Value) -> None:
+    """All operations of the current program; one whose address is 0 is a barrier."""
+    private = load(i64, control + OWN, 8) + thread * load(i64, control + OWN_BYTES, 8)
+    operations = load(i64, control + OPERATIONS, 8)
+    state = load(i64, control + STATE, 8)
+    for i in loop(load(i64, control + N_OPERATIONS, 8)):
+        function = load(i64, operations + i * 16, 8)
+        with when(function.eq(0)):
+            _barrier(control, threads)
+        with when(function.ne(0)):
+            description = load(i64, operations + i * 16 + 8, 8)
+            call_address(function, description, thread, threads, private, state)
+    _barrier(control, threads)
+
+
+@kernel
+def kick(control, threads, operations, n_operations, state, own, own_bytes, parked):  # type: ignore[no-untyped-def]
+    """Start a run: publish the program, then list in `parked` (i64 each) who must be woken."""
+    store(control + OPERATIONS, operations, 8)
+    store(control + N_OPERATIONS, n_operations, 8)
+    store(control + STATE, state, 8)
+    store(control + OWN, own, 8)
+    store(control + OWN_BYTES, own_bytes, 8)
+    atomic_add(control + RUN, const(i64, 1))
+    for i in loop(1, threads):
+        was = atomic_exchange(control + WORKERS + i * LINE, const(i64, SPINNING))
+        store(parked + i * 8, was, 8)
+
+
+@kernel
+def lead(control, threads):  # type: ignore[no-untyped-def]
+    """Thread 0's part of the run that `kick` started; returns when all threads are done."""
+    _run(control, const(i64, 0), threads)
+
+
+@kernel
+def work(control, thread, threads, seen, spins):  # type: ignore[no-untyped-def]
+    """A worker: run what is kicked off, and return once `spins` looks have found nothing new.
+
+    `seen` is the address of the number of the last run this worker did. On return the worker has
+    declared itself parked, so the next `kick` knows to wake it.
+    """
+    word = control + WORKERS + thread * LINE
+    going = var(const(bit, 1))
+    left = var(spins.value)
+    for _ in repeat_while(lambda: going.value):
+        run = atomic_load(control + RUN)
+        is_new = run.ne(load(i64, seen, 8))
+        with when(is_new):
+            store(seen, run, 8)
+            with when(load(i64, control + QUIT, 8).ne(0)):
+                going.set(const(bit, 0))
+            with when(load(i64, control + QUIT, 8).eq(0)):
+                _run(control, thread, threads)
+            left.set(spins)
+        with when(~is_new):
+            left -= 1
+            pause()
+            with when(left < 0):
+                atomic_exchange(word, const(i64, PARKED))
+                # A run kicked off just before the word changed would not wake this worker.
+                with when(atomic_load(control + RUN).eq(run)):
+                    going.set(const(bit, 0))
+                with when(atomic_load(control + RUN).ne(run)):
+                    atomic_replace(word, const(i64, PARKED), const(i64, SPINNING))

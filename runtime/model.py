@@ -1,0 +1,142 @@
+"""A GGUF file ready to run: checked, tokenizer and chat template at hand, sessions on demand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.errors import FormatError, UsageError
+from ggq.metadata import Metadata
+from ggq.reader import Reader, Tensor
+from ggq.runtime import arch, generation, tokenizer
+from ggq.runtime.arch import HParams, check_tensors
+from ggq.runtime.session import Session
+from ggq.runtime.threads import Team, physical_cores
+
+if TYPE_CHECKING:
+    from ggq.runtime.chat import Chat
+
+_DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
+
+
+def load(path: str | os.PathLike[str], *, n_threads: int = 0) -> Model:
+    """Open a model. `n_threads` 0 means one per physical core.
+
+    Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
+    ggq does not implement.
+    """
+    return Model(Reader(path), n_threads)
+
+
+class Model:
+    """Weights of one file, read where they lie in the memory map, and a team of threads."""
+
+    def __init__(self, reader: Reader, n_threads: int = 0) -> None:
+        if n_threads < 0:
+            raise UsageError(f"wanted a number of threads, or 0 for all cores, not {n_threads}")
+        self.reader = reader
+        self.arch = arch.by_name(reader.metadata.require("general.architecture", str))
+        self.hparams: HParams = self.arch.hparams(reader.metadata)
+        shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
+        check_tensors(self.arch.tensors(self.hparams), shapes)
+        _check_types(reader.tensors)
+        self.n_threads = n_threads or physical_cores()
+
+    @property
+    def metadata(self) -> Metadata:
+        """Every key of the file."""
+        return self.reader.metadata
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the file by name; `.data` is a view of the map, `.dequantize()` f32."""
+        return self.reader.tensors
+
+    @cached_property
+    def tokenizer(self) -> tokenizer.Tokenizer:
+        """The tokenizer, rebuilt from the metadata."""
+        return tokenizer.from_metadata(self.metadata)
+
+    @cached_property
+    def chat_template(self) -> Chat:
+        """The chat template; `.available` tells whether there is one."""
+        from ggq.runtime.chat import Chat
+
+        return Chat(self.metadata, self.tokenizer)
+
+    @cached_property
+    def _team(self) -> Team:
+        return Team(self.n_threads)
+
+    def session(self, n_ctx: int = 0) -> Session:
+        """A new text. `n_ctx` 0 means all the model was trained for."""
+        if n_ctx < 0:
+            raise UsageError(f"wanted a context size, or 0 for the model's own, not {n_ctx}")
+        return Session(
+            self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx
+        )
+
+    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """f32 [T, V]: the logits behind each of the tokens, from an empty cache."""
+        return self.session(max(len(tokens), 1)).score(tokens)
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of a text."""
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids; `special` writes control tokens out."""
+        return self.tokenizer.decode(tokens, special=special)
+
+    def stream(self, prompt: str, *, n_ctx: int = 0, **options: Any) -> Iterator[generation.Chunk]:
+        """Continue a text piece by piece. Options: max_tokens, stop, and SamplerParams' fields."""
+        return generation.generate(self._own_session(n_ctx), self.tokenizer, prompt, **options)
+
+    def generate(self, prompt: str, *, n_ctx: int = 0, **options: Any) -> str:
+        """Continue a text. Options: max_tokens, stop, and SamplerParams' fields."""
+        return generation.text_of(self.stream(prompt, n_ctx=n_ctx, **options))
+
+    def chat(self, messages: generation.Messages | str, *, n_ctx: int = 0, **options: Any) -> str:
+        """Answer a conversation, or one user message, through the chat template."""
+        session = self._own_session(n_ctx)
+        return generation.text_of(
+            generation.answer(session, self.tokenizer, self.chat_template, messages, **options)
+        )
+
+    def _own_session(self, n_ctx: int) -> Session:
+        return self.session(n_ctx or min(self.hparams.n_ctx, _DEFAULT_CONTEXT))
+
+    def close(self) -> None:
+        """End the threads and unmap the file; nothing of the model may be used afterwards."""
+        team = self.__dict__.pop("_team", None)
+        if team:
+            team.close()
+        self.reader.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_types(tensors: dict[str, Tensor]) -> None:
+    """Vectors are read as singles; matrices may be of any type that has numbers."""
+    for name, tensor in tensors.items():
+        if len(tensor.shape) == 1 and tensor.type.name != "F32":
+            raise FormatError(f"tensor {name} is a vector of {tensor.type}, wanted F32")
+        if tensor.type.name in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64"):
+            raise FormatError(f"tensor {name} has type {tensor.type}, which holds no weights")

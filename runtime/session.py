@@ -1,0 +1,109 @@
+"""One text in a model: its KV cache, and the programs that extend it.
+
+Token ids in, logits out; knows nothing of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.blocks._frame import tile_tokens
+from ggq.errors import ContextError
+from ggq.reader import Tensor
+from ggq.runtime.arch._base import Arch, HParams
+from ggq.runtime.graph import Graph, Phase
+from ggq.runtime.kernels._op import N_TOKENS, POSITION, STATE_WORDS, TOKENS
+from ggq.runtime.kvcache import KVCache
+from ggq.runtime.rope import RopeTable
+from ggq.runtime.threads import Program, Team
+
+Logits = npt.NDArray[np.float32]
+BATCH = 512  # tokens of one prefill run
+_SCORE_BYTES = 1 << 26  # logits of one scoring run
+
+
+class Session:
+    """`n_ctx` positions, of which `n_past` hold tokens."""
+
+    def __init__(
+        self, arch: Arch, h: HParams, tensors: Mapping[str, Tensor], team: Team, n_ctx: int
+    ) -> None:
+        self.n_ctx = n_ctx
+        self.n_past = 0
+        self._arch, self._h, self._tensors, self._team = arch, h, tensors, team
+        self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx)
+        self._ropes: dict[Hashable, RopeTable] = {}
+        self._programs: dict[Phase, tuple[Program, Logits]] = {}
+        self._state = np.zeros(STATE_WORDS, np.int64)
+
+    def prefill(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens; f32 [V] logits of what follows the last. Raises ContextError."""
+        ids = self._checked(tokens)
+        logits = np.empty(0, np.float32)
+        for start in range(0, len(ids), BATCH):
+            part = ids[start : start + BATCH]
+            phase = Phase.DECODE if len(part) == 1 else Phase.PREFILL
+            logits = self._run(phase, part)[0]
+        return logits.copy()
+
+    def decode(self, token: int) -> Logits:
+        """Append one token; f32 [V] logits of what follows. Raises ContextError."""
+        return self.prefill([token])
+
+    def score(self, tokens: Sequence[int]) -> Logits:
+        """Append tokens; f32 [T, V] logits behind each of them. Raises ContextError."""
+        ids = self._checked(tokens)
+        out = np.empty((len(ids), self._h.n_vocab), np.float32)
+        step = self._score_tokens()
+        for start in range(0, len(ids), step):
+            part = ids[start : start + step]
+            out[start : start + step] = self._run(Phase.SCORE, part)[: len(part)]
+        return out
+
+    def rewind(self, n_past: int) -> None:
+        """Forget all but the first `n_past` tokens."""
+        if not 0 <= n_past <= self.n_past:
+            raise ValueError(f"cannot go back to {n_past} tokens: there are {self.n_past}")
+        self.n_past = n_past
+
+    def _score_tokens(self) -> int:
+        fitting = _SCORE_BYTES // (4 * self._h.n_vocab)
+        return max(tile_tokens(), min(BATCH, fitting // tile_tokens() * tile_tokens()))
+
+    def _checked(self, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+        ids = np.asarray(tokens, np.int64)
+        if ids.ndim != 1 or not len(ids):
+            raise ValueError(f"wanted at least one token id in a flat sequence, got {tokens!r}")
+        if ids.min() < 0 or ids.max() >= self._h.n_vocab:
+            wrong = ids[(ids < 0) | (ids >= self._h.n_vocab)][0]
+            raise ValueError(f"token id {wrong} is outside the vocabulary of {self._h.n_vocab}")
+        if self.n_past + len(ids) > self.n_ctx:
+            raise ContextError(
+                f"{self.n_past} + {len(ids)} tokens do not fit the context of {self.n_ctx}; "
+                "shorten the text or raise the context size"
+            )
+        return ids.astype(np.int32)
+
+    def program(self, phase: Phase) -> tuple[Program, Logits]:
+        """The compiled program of a phase and where its logits come to lie."""
+        if phase not in self._programs:
+            tokens = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
+            graph = Graph(phase, self._tensors, tokens[phase], self._cache, self._ropes)
+            self._arch.forward(graph, self._h)
+            assert graph.logits is not None
+            self._programs[phase] = (graph.program(self._team.count), graph.logits)
+        return self._programs[phase]
+
+    def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
+        program, logits = self.program(phase)
+        end = self.n_past + len(ids)
+        for rope in self._ropes.values():
+            rope.fill(end)
+        ids = np.ascontiguousarray(ids)
+        self._state[[N_TOKENS, POSITION, TOKENS]] = len(ids), self.n_past, ids.ctypes.data
+        self._team.run(program, self._state)
+        self.n_past = end
+        return logits

@@ -1,0 +1,112 @@
+"""Long-lived threads that run compiled programs together, and cost nothing between runs.
+
+Inside a run they meet at spin barriers. Between runs a worker spins for a moment, then parks on an
+event; `Team.run` wakes exactly those that are parked. The caller's thread is number 0.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.runtime.kernels import execute
+
+I64 = npt.NDArray[np.int64]
+_PATIENCE = 500  # looks at a barrier before a thread of too many yields its core
+_SPINS = 20_000  # looks for new work before parking, each some tens of cycles
+
+
+def physical_cores() -> int:
+    """Cores this process may use, counting the two halves of a hyper-threaded core once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+                cores.add(file.read())
+        except OSError:
+            return len(allowed)
+    return len(cores)
+
+
+def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed memory at a multiple of 64 bytes; pages are touched only as used."""
+    whole = np.zeros(nbytes + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + nbytes]
+
+
+class Program:
+    """What a team runs: operations i64 [n, 2] of (kernel address, description address).
+
+    Address 0 is a barrier. `own_bytes` is the memory each of `threads` threads has for itself;
+    `keep` are the arrays the descriptions point to.
+    """
+
+    def __init__(self, operations: I64, own_bytes: int, threads: int, keep: list[Any]) -> None:
+        self.operations = operations
+        self.own_bytes = -(-own_bytes // 4096) * 4096 + 128
+        self.own = aligned(self.own_bytes * threads)
+        self._keep = keep
+
+
+class Team:
+    """`count` threads, the caller's among them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._control = aligned(execute.control_bytes(count))
+        self._parked = np.zeros(count, np.int64)
+        self._wake = [threading.Event() for _ in range(count)]
+        self._at = self._control.ctypes.data
+        patience = _PATIENCE if count > physical_cores() else np.iinfo(np.int64).max
+        self._control[execute.PATIENCE : execute.PATIENCE + 8].view(np.int64)[0] = patience
+        for each in (execute.kick, execute.lead, execute.work):
+            _ = each.address  # compile before threads could ask for it at once
+        self._lock = threading.Lock()
+        self._workers = [
+            threading.Thread(target=self._work, args=(i,), daemon=True, name=f"ggq-{i}")
+            for i in range(1, count)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def _work(self, index: int) -> None:
+        seen = np.zeros(1, np.int64)
+        wake = self._wake[index]
+        quit_word = self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)
+        while not quit_word[0]:
+            execute.work(self._at, index, self.count, seen.ctypes.data, _SPINS)
+            wake.wait()
+            wake.clear()
+
+    def run(self, program: Program, state: I64) -> None:
+        """Run a program on the tokens that `state` describes (kernels/_op.py)."""
+        with self._lock:
+            execute.kick(
+                self._at, self.count, program.operations.ctypes.data, len(program.operations),
+                state.ctypes.data, program.own.ctypes.data, program.own_bytes,
+                self._parked.ctypes.data,
+            )  # fmt: skip
+            for index in range(1, self.count):
+                if self._parked[index] == execute.PARKED:
+                    self._wake[index].set()
+            execute.lead(self._at, self.count)
+
+    def close(self) -> None:
+        """End the worker threads; the team cannot run afterwards."""
+        with self._lock:
+            self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)[0] = 1
+            execute.kick(self._at, self.count, 0, 0, 0, 0, 0, self._parked.ctypes.data)
+            for index in range(1, self.count):
+                self._wake[index].set()
+        for worker in self._workers:
+            worker.join()
+        self._workers = []
