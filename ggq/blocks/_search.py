@@ -77,9 +77,22 @@ def weigh(w: Tile, x: Tile, n: int, square: Value) -> None:
 
 
 def square_weights(w: Tile, x: Tile, n: int) -> None:
-    """The importance of weights without an importance matrix: their squares."""
+    """Importance by square, where nothing else is said."""
     for i in loop(n):
         w[i] = x[i] * x[i]
+
+
+def magnitude_weights(w: Tile, x: Tile, n: int) -> None:
+    """Importance by magnitude, in Q2_K."""
+    for i in loop(n):
+        w[i] = absolute(x[i])
+
+
+def rms_weights(w: Tile, x: Tile, n: int) -> None:
+    """Importance by magnitude + root mean square, in Q4_K and Q5_K."""
+    rms = sqrt(sum_squares(x, n) / n)
+    for i in loop(n):
+        w[i] = rms + absolute(x[i])
 
 
 def largest(x: Tile, n: int) -> tuple[Value, Value]:

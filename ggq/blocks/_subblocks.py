@@ -24,14 +24,12 @@ from ggq.blocks._search import (
 )  # fmt: skip
 from ggq.jit.lang import (
     Value,
-    absolute,
     f32,
     i32,
     loop,
     maximum,
     minimum,
     select,
-    sqrt,
     u8,
     var,
     zeros,
@@ -77,13 +75,6 @@ def search_parts(b: Lanes, size: int, top: int, grid: Grid, weigh_plain: Weigh) 
     return parts
 
 
-def rms_weights(w: Tile, x: Tile, n: int) -> None:
-    """Root mean square + magnitude."""
-    rms = sqrt(sum_squares(x, n) / n)
-    for i in loop(n):
-        w[i] = rms + absolute(x[i])
-
-
 def quantize_scales(
     b: Lanes, scales: Tile, parts: Parts, count: int, top: int
 ) -> tuple[Value, Tile]:
@@ -96,7 +87,7 @@ def quantize_scales(
     inverse = select(high > 0.0, top / high, 0.0)
     codes = Tile(count, i32)
     for j in loop(count):
-        codes[j] = minimum(nearest_int(inverse * scales[j]) & 255, top)
+        codes[j] = nearest_int(inverse * scales[j]) & 255
     return high / top, codes
 
 
@@ -122,12 +113,40 @@ def set_symmetric_codes(block: Block, steps: Tile, inverses: Tile, size: int, to
             block.set_codes(i, select(step.eq(0.0) & inverse.eq(0.0), 0, code))
 
 
-def put_scales(b: Lanes, parts: Parts) -> tuple[Tile, Tile]:
-    """Write d, dmin and 8 scales and minima of 6 bits; (steps, drops) of the parts as stored."""
+def put_two_bits(block: Block, field: str, shift: int = 0) -> None:
+    """Write two bits of every code: each half of a block has a byte for four codes 32 apart."""
+    for i in (0, 128):
+        runs = [(block.codes(i + 32 * k, 32) >> shift & 3) << 2 * k for k in range(4)]
+        block.put(field, runs[0] | runs[1] | runs[2] | runs[3], i // 4)
+
+
+def put_one_bit(block: Block, field: str, shift: int) -> None:
+    """Write one bit of every code: a byte for eight codes 32 apart."""
+    byte = block.codes(0, 32) >> shift & 1
+    for k in range(1, 8):
+        byte = byte | (block.codes(32 * k, 32) >> shift & 1) << k
+    block.put(field, byte)
+
+
+def put_nibbles(block: Block, field: str) -> None:
+    """Write four bits of every code: a byte for two codes 32 apart."""
+    for i in loop(0, 256, 64):
+        low, high = block.codes(i, 32) & 15, block.codes(i + 32, 32) << 4
+        block.put(field, low | high, i // 2)
+
+
+def put_scales(b: Lanes, parts: Parts, limit: bool) -> tuple[Tile, Tile]:
+    """Write d, dmin and 8 scales and minima of 6 bits; (steps, drops) of the parts as stored.
+
+    `limit`: where the C code limits them to 63, which matters only for nonsense.
+    """
     d, scales = quantize_scales(b, parts.scales, parts, 8, 63)
     dmin, drops = quantize_scales(b, parts.drops, parts, 8, 63)
     d, dmin = b.put_half("d", d), b.put_half("dmin", dmin)
-    codes = _put_six_bits(b, [scales[j] for j in range(8)], [drops[j] for j in range(8)])
+    raw = [[tile[j] for j in range(8)] for tile in (scales, drops)]
+    if limit:
+        raw = [[minimum(code, 63) for code in codes] for codes in raw]
+    codes = _put_six_bits(b, *raw)
     steps, drops = Tile(8), Tile(8)
     for j, (scale, drop) in enumerate(codes):
         steps[j], drops[j] = d * scale.to(f32), dmin * drop.to(f32)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggq.blocks._base import fields
+from ggq.blocks._lanes import Lanes, Tile
+from ggq.blocks._search import Grid, magnitude_weights
+from ggq.blocks._subblocks import put_two_bits, quantize_scales, search_parts, set_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, i16, u8, u16
+from ggq.jit.lang import Value, f32, i16, loop, u8, u16
 
 
 class Q2_K(SuperBlock):
@@ -17,6 +20,7 @@ class Q2_K(SuperBlock):
     layout = fields(("scales", "u1", (16,)), ("qs", "u1", (64,)), ("d", "<f2"), ("dmin", "<f2"))
     group = 16
     has_minimum = True
+    uses_importance = True
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Each half: 32 bytes, two bits of every byte for each of four runs of 32 weights."""
@@ -35,6 +39,22 @@ class Q2_K(SuperBlock):
     def minima(self, blocks: Blocks) -> Value:
         """The high nibbles."""
         return (blocks.bytes("scales") >> 4).to(i16)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q2_K_ref and quantize_row_q2_K_impl."""
+        parts = search_parts(b, 16, 3, Grid(-0.5, 0.1, 15, absolute=True), magnitude_weights)
+        d, scales = quantize_scales(b, parts.scales, parts, 16, 15)
+        dmin, minima = quantize_scales(b, parts.drops, parts, 16, 15)
+        d, dmin = b.put_half("d", d), b.put_half("dmin", dmin)
+        stored, steps, drops = Tile(16, u8), Tile(16), Tile(16)
+        for j in loop(16):
+            byte = scales[j] | minima[j] << 4
+            stored[j] = byte.to(u8)
+            steps[j], drops[j] = d * (byte & 15).to(f32), dmin * (byte >> 4 & 15).to(f32)
+        b.put("scales", stored, 16)
+        for block in b.each():
+            set_codes(block, parts, steps, drops, 16, 3)
+            put_two_bits(block, "qs")
 
 
 def two_bit_runs(qs: Value) -> list[Value]:

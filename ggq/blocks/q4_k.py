@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from ggq.blocks._base import fields
 from ggq.blocks._lanes import Lanes
-from ggq.blocks._search import Grid
+from ggq.blocks._search import Grid, rms_weights
 from ggq.blocks._six_bit import six_bit_minima, six_bit_scales
 from ggq.blocks._small import high_nibbles, low_nibbles
-from ggq.blocks._subblocks import put_scales, rms_weights, search_parts, set_codes
+from ggq.blocks._subblocks import put_nibbles, put_scales, search_parts, set_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, loop
+from ggq.jit.lang import Value
 
 
 class Q4_K(SuperBlock):
@@ -43,9 +43,7 @@ class Q4_K(SuperBlock):
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_q4_K_ref and quantize_row_q4_K_impl."""
         parts = search_parts(b, 32, 15, Grid(-1.0, 0.1, 20), rms_weights)
-        steps, drops = put_scales(b, parts)
+        steps, drops = put_scales(b, parts, limit=not b.weighted)
         for block in b.each():
             set_codes(block, parts, steps, drops, 32, 15)
-            for i in loop(0, 256, 64):
-                low, high = block.codes(i, 32), block.codes(i + 32, 32)
-                block.put("qs", low | (high << 4), i // 2)
+            put_nibbles(block, "qs")

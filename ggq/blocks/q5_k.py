@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggq.blocks._base import fields
+from ggq.blocks._lanes import Lanes
+from ggq.blocks._search import Grid, rms_weights
 from ggq.blocks._six_bit import six_bit_minima, six_bit_scales
 from ggq.blocks._small import high_nibbles, low_nibbles
+from ggq.blocks._subblocks import (
+    put_nibbles,
+    put_one_bit,
+    put_scales,
+    search_parts,
+    set_codes,
+)
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.jit.lang import Value, concat, const, select, u8
@@ -25,6 +34,7 @@ class Q5_K(SuperBlock):
     )
     group = 32
     has_minimum = True
+    uses_importance = True
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Nibbles as in Q4_K; bit j of qh[i] tops weight i of sub-block j."""
@@ -47,3 +57,12 @@ class Q5_K(SuperBlock):
     def minima(self, blocks: Blocks) -> Value:
         """Six bits each."""
         return six_bit_minima(blocks)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q5_K_ref and quantize_row_q5_K_impl."""
+        parts = search_parts(b, 32, 31, Grid(-0.5, 0.1, 15), rms_weights)
+        steps, drops = put_scales(b, parts, limit=True)
+        for block in b.each():
+            set_codes(block, parts, steps, drops, 32, 31)
+            put_nibbles(block, "qs")
+            put_one_bit(block, "qh", shift=4)

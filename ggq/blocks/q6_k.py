@@ -8,7 +8,7 @@ from ggq.blocks._base import fields
 from ggq.blocks._lanes import Lanes, Tile
 from ggq.blocks._search import SMALLEST_GROUP, largest, nearest_int, square_weights, symmetric
 from ggq.blocks._small import high_nibbles, low_nibbles
-from ggq.blocks._subblocks import set_symmetric_codes
+from ggq.blocks._subblocks import put_two_bits, set_symmetric_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.jit.lang import (
@@ -86,5 +86,4 @@ class Q6_K(SuperBlock):
                 q = [block.codes(i + 32 * k, 32) for k in range(4)]
                 block.put("ql", (q[0] & 15) | (q[2] << 4), i // 2)
                 block.put("ql", (q[1] & 15) | (q[3] << 4), i // 2 + 32)
-                high = (q[0] >> 4) | (q[1] >> 4 << 2) | (q[2] >> 4 << 4) | (q[3] >> 4 << 6)
-                block.put("qh", high, i // 4)
+            put_two_bits(block, "qh", shift=4)
