@@ -13,47 +13,18 @@ import math
 import secrets
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError, UsageError
+from ggq.errors import FormatError
+from ggq.runtime.sampler_params import SamplerParams
 
 Logits = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 # Logits per group when the largest are looked for; any value gives the same result.
 _GROUP = 256
-
-
-@dataclass(frozen=True)
-class SamplerParams:
-    """Settings of the chain; names and defaults as llama.cpp's flags have them.
-
-    `seed` -1 draws one. `top_k` <= 0, `top_p` >= 1, `min_p` <= 0 and `repeat_penalty` 1 switch the
-    step off. `repeat_last_n` counts the tokens the penalties look back on; -1 is all of them.
-    `logit_bias` is added to the logits of the tokens it names.
-    """
-
-    seed: int = -1
-    temp: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_last_n: int = 64
-    repeat_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raise UsageError on a value no chain can work with."""
-        for name in ("temp", "top_p", "min_p", "frequency_penalty", "presence_penalty"):
-            if not math.isfinite(getattr(self, name)):
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be finite")
-        if not (self.repeat_penalty > 0 and math.isfinite(self.repeat_penalty)):
-            raise UsageError(f"repeat_penalty is {self.repeat_penalty}; it must be above 0")
 
 
 class Sampler:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggq.errors import FormatError, UsageError
-from ggq.runtime.sampler import Sampler, SamplerParams, min_p, penalized, softmax, top_k, top_p
+from ggq.runtime.sampler import Sampler, min_p, penalized, softmax, top_k, top_p
+from ggq.runtime.sampler_params import SamplerParams
 
 logits_arrays = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=60).map(
     lambda values: np.array(values, np.float32)
