@@ -52,12 +52,12 @@ def _frequencies(
     dims: int, base: float, scaling: RopeScaling, factors: npt.NDArray[np.float32] | None
 ) -> npt.NDArray[np.float64]:
     """f64 [dims/2]: angle per position of every pair."""
-    own = base ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
+    own: npt.NDArray[np.float64] = base ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
     if factors is not None:
         own = own / factors
     if scaling.kind == "none":
         return own
-    squeezed = own / scaling.factor
+    squeezed: npt.NDArray[np.float64] = own / scaling.factor
     if scaling.kind == "linear":
         return squeezed
 
@@ -70,4 +70,5 @@ def _frequencies(
     high = min(dims - 1.0, math.ceil(dimension(scaling.beta_slow)))
     ramp = np.clip((np.arange(dims // 2) - low) / max(0.001, high - low), 0.0, 1.0)
     keep = (1.0 - ramp) * scaling.ext_factor
-    return squeezed * (1.0 - keep) + own * keep
+    blended: npt.NDArray[np.float64] = squeezed * (1.0 - keep) + own * keep
+    return blended

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import ClassVar
 
 from ggq.jit import cpu
 from ggq.jit.lang import (
@@ -58,7 +59,7 @@ class Generic:
         return acc + shuffle(product, range(0, n, 2)) + shuffle(product, range(1, n, 2))
 
     def lookup16(self, table: Sequence[int], indices: Value) -> Value:
-        """i8[n]: the entries that indices u8[n], all below 16, name in a table of 16 signed bytes."""
+        """i8[n]: entries of a table of 16 signed bytes, picked by u8[n] indices below 16."""
         n = indices.type.lanes
         entries = [const(i8 * n, x) for x in table]
         for k in range(4):
@@ -75,7 +76,7 @@ class Generic:
         """f16 bits u16[n] -> f32[n], exact (subnormals, infinities and NaN included)."""
         x = h.to(u32)
         magnitude = x & 0x7FFF
-        # Shifted into place the exponent is 112 too small; the product corrects it, also for subnormals.
+        # Shifted into place the exponent is 112 too small; the product corrects it.
         scaled = (magnitude << 13).bits(f32 * h.type.lanes) * 5.192296858534828e33
         special = ((magnitude << 13) | 0x7F800000).bits(f32 * h.type.lanes)
         sign = (x & 0x8000) << 16
@@ -88,7 +89,7 @@ class Generic:
         whole = x.bits(u32 * n)
         sign = (whole >> 16) & 0x8000
         magnitude = whole & 0x7FFFFFFF
-        # Normal results: add half of the last kept bit, less one when it is even, then drop 13 bits.
+        # Normal results: add half of the last kept bit, one less when it is even, drop 13.
         rounded = (magnitude + 0xC8000FFF + ((magnitude >> 13) & 1)) >> 13
         # Small results: adding 0.5 aligns the mantissa so that the float adder itself rounds.
         small = ((magnitude.bits(f32 * n) + 0.5).bits(u32 * n)) - 0x3F000000
@@ -110,14 +111,18 @@ class Avx2(Generic):
 
     nbytes = 32
     pause_intrinsic = ("llvm.x86.sse2.pause", list)
-    _pmaddubsw = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}
-    _pmaddwd = {
-        8: "llvm.x86.sse2.pmadd.wd", 16: "llvm.x86.avx2.pmadd.wd", 32: "llvm.x86.avx512.pmaddw.d.512",
-    }  # fmt: skip
-    _psign = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}
-    _pshufb = {
-        16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512",
-    }  # fmt: skip
+    _pmaddubsw: ClassVar = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}
+    _pmaddwd: ClassVar = {
+        8: "llvm.x86.sse2.pmadd.wd",
+        16: "llvm.x86.avx2.pmadd.wd",
+        32: "llvm.x86.avx512.pmaddw.d.512",
+    }
+    _psign: ClassVar = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}
+    _pshufb: ClassVar = {
+        16: "llvm.x86.ssse3.pshuf.b.128",
+        32: "llvm.x86.avx2.pshuf.b",
+        64: "llvm.x86.avx512.pshuf.b.512",
+    }
     _widest = 32
 
     def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
