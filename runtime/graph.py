@@ -170,7 +170,8 @@ class Graph:
     def norm(self, x: Rows, name: str, eps: float, *, last: bool = False) -> Rows:
         """[T, D]: RMS norm of every token; with `last`, of the last one only, unless scoring."""
         words = {
-            "x": x.word, "stride": x.stride, "weight": self._vector(name), "cols": x.cols, "eps": eps,
+            "x": x.word, "stride": x.stride, "cols": x.cols,
+            "weight": self._vector(name), "eps": eps,
         }  # fmt: skip
         if self._one or (last and self.phase is Phase.PREFILL):
             out = Rows("norm.own", self._own("norm", 4 * x.cols), 0, x.cols)

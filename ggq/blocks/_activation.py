@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from ggq.jit.isa import target
 from ggq.jit.lang import (
-    Value, absolute, concat, const, f32, hmax, hsum, i8, i32, load, maximum, rint, select, splat,
+    Value,
+    absolute,
+    concat,
+    const,
+    f32,
+    hmax,
+    hsum,
+    i8,
+    i32,
+    load,
+    maximum,
+    rint,
+    select,
+    splat,
 )  # fmt: skip
 
 

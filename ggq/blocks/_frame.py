@@ -35,7 +35,7 @@ def padded(nbytes: int) -> int:
 
 
 class Frame(ABC):
-    """The three shapes for one family. `key` names the activation layout: equal key, equal layout."""
+    """The three shapes for one family. Frames of equal `key` lay activations out alike."""
 
     key: str
 
@@ -77,6 +77,6 @@ def broadcast(type: Type, address: Value) -> Value:
     return splat(load(type, address, 4), target().lanes)
 
 
-def int_tile(address: Value, index: int, token: int) -> Value:
+def int_tile(address: Value, index: int | Value, token: int) -> Value:
     """Broadcast entry [index][token] of a tile's i32 array."""
-    return broadcast(i32, address + 4 * (index * tile_tokens() + token))
+    return broadcast(i32, address + (index * tile_tokens() + token) * 4)

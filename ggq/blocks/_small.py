@@ -15,8 +15,27 @@ from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, ti
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
-    Value, const, f32, fma, hsum, i8, i32, i64, load, loop, shuffle, splat, store, u8, u16, u32,
-    undefined, var, when, widen, zeros,
+    Value,
+    const,
+    f32,
+    fma,
+    hsum,
+    i8,
+    i32,
+    i64,
+    load,
+    loop,
+    shuffle,
+    splat,
+    store,
+    u8,
+    u16,
+    u32,
+    undefined,
+    var,
+    when,
+    widen,
+    zeros,
 )  # fmt: skip
 from ggq.jit.transpose import columns
 

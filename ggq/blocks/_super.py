@@ -15,8 +15,26 @@ from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, ti
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
-    Value, const, f32, fma, hsum, i8, i16, i32, load, loop, shuffle, splat, store, u8, u32,
-    undefined, var, when, widen, zeros,
+    Value,
+    const,
+    f32,
+    fma,
+    hsum,
+    i8,
+    i16,
+    i32,
+    load,
+    loop,
+    shuffle,
+    splat,
+    store,
+    u8,
+    u32,
+    undefined,
+    var,
+    when,
+    widen,
+    zeros,
 )  # fmt: skip
 from ggq.jit.transpose import columns
 
@@ -277,10 +295,10 @@ class SuperFrame(Frame):
             if family.has_minimum:
                 dmin = load(f32 * rows, tail + (1 + groups // 2) * line, 4)
                 low = [zeros(i32 * rows)] * tokens
-                for j in range(groups // 2):
-                    m = load(i16 * (2 * rows), tail + (1 + j) * line, 4)
+                for pair in range(groups // 2):
+                    m = load(i16 * (2 * rows), tail + (1 + pair) * line, 4)
                     for t in range(tokens):
-                        s = int_tile(x, BLOCK // 4 + j, t).bits(i16 * (2 * rows))
+                        s = int_tile(x, BLOCK // 4 + pair, t).bits(i16 * (2 * rows))
                         low[t] = target().dot_pairs(low[t], m, s)
                 whole = [whole[t] - low[t].to(f32) * dmin for t in range(tokens)]
             for t in range(tokens):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from ggq.jit import store
 
 __all__ = ["Kernel", "kernel", "prepare"]
 
+log = logging.getLogger("ggq")
 _lock = threading.RLock()
 _engine: Any = None
 _keep_alive: list[Any] = []
@@ -64,17 +66,21 @@ def kernel(function: Callable[..., None]) -> Kernel:
     )
 
 
-def prepare(kernels: list[Kernel], on_compile: Callable[[Kernel], None] | None = None) -> None:
-    """Load, or compile and keep, the kernels; `on_compile` is told before each compilation."""
+def prepare(kernels: list[Kernel]) -> None:
+    """Load, or compile and keep, the kernels. Each compilation is logged at level INFO."""
     with _lock:
         missing = {k.symbol: k for k in kernels if not k._address}
+        kept = {symbol: store.load(symbol) for symbol in missing}
+        new = [symbol for symbol, code in kept.items() if code is None]
         for symbol, each in missing.items():
-            code = store.load(symbol)
+            code = kept[symbol]
             if code is None:
                 from ggq.jit.compile import compile_kernel
 
-                if on_compile:
-                    on_compile(each)
+                log.info(
+                    "compiling kernel %d of %d for this processor (once): %s",
+                    new.index(symbol) + 1, len(new), each.name,
+                )  # fmt: skip
                 code = compile_kernel(symbol, each._body, each.n_args)
                 store.save(symbol, code)
             _add_object(symbol, code)
