@@ -78,19 +78,25 @@ class Tensor(TensorInfo):
         """Drop the pages of this tensor from the process; reading them again brings them back."""
         first = padded(self.offset_bytes, mmap.PAGESIZE)
         last = (self.offset_bytes + self.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if self._view is not None and last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._view.obj.madvise(mmap.MADV_DONTNEED, first, last - first)  # type: ignore[attr-defined]
+        file = None if self._view is None else self._view.obj
+        if isinstance(file, mmap.mmap) and last > first and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 class Reader:
     """An open GGUF file, or all shards of one. A context manager.
 
     `header_only` accepts files whose tensor data is absent (sparse or cut after the header).
+    Without `mapped` the files are read into memory as a whole: for disks slower than that memory,
+    and for files that may change meanwhile.
     Raises FormatError for every structural fault, OSError if the file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, header_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, header_only: bool = False, mapped: bool = True
+    ) -> None:
         self._files: list[_File] = []
+        self._mapped = mapped
         try:
             first = self._open(Path(path), header_only)
             if first.metadata.get_int(SPLIT_COUNT, 0) > 1:
@@ -130,7 +136,7 @@ class Reader:
         self.close()
 
     def _open(self, path: Path, header_only: bool) -> _File:
-        file = _File(path)
+        file = _File(path, self._mapped)
         self._files.append(file)
         file.parse(header_only)
         return file
@@ -151,12 +157,14 @@ class Reader:
 class _File:
     """One file of a model."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mapped: bool) -> None:
         self.path = path
         self.map: mmap.mmap | None = None
         self.view = memoryview(b"")
         with open(path, "rb", opener=_open_regular) as stream:
-            if os.fstat(stream.fileno()).st_size:
+            if not mapped:
+                self.view = np.fromfile(stream, np.uint8).data.toreadonly()
+            elif os.fstat(stream.fileno()).st_size:
                 self.map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
                 self.view = memoryview(self.map)
 

@@ -66,7 +66,7 @@ def load_model(args: argparse.Namespace) -> Model:
     from ggq.runtime.model import load
 
     path = fetch(hub_name(args.hf_repo)) if args.hf_repo else find_model(args.model or args.name)
-    return load(path, n_threads=max(args.threads, 0))
+    return load(path, n_threads=max(args.threads, 0), mapped=not args.no_mmap)
 
 
 def _complete(

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
 
 
-def load(path: str | os.PathLike[str], *, n_threads: int = 0) -> Model:
-    """Open a model. `n_threads` 0 means one per physical core.
+def load(path: str | os.PathLike[str], *, n_threads: int = 0, mapped: bool = True) -> Model:
+    """Open a model. `n_threads` 0 means one per physical core; without `mapped` it is read whole.
 
     Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
     ggq does not implement.
     """
-    return Model(Reader(path), n_threads)
+    return Model(Reader(path, mapped=mapped), n_threads)
 
 
 class Model:

@@ -20,6 +20,7 @@ from ggq.errors import (
 from ggq.spec import ValueType
 from tests import crafted
 from tests.crafted import info, pair, string
+from tests.gguf_file import float_tensor, write_gguf
 
 
 def write(path: Path, raw: bytes) -> Path:
@@ -77,6 +78,16 @@ def test_data_is_a_read_only_view_of_the_map(tmp_path: Path) -> None:
         assert np.shares_memory(again, tensor.data)
         tensor.release()
         assert again.tobytes() == data[: 34 * 6]
+
+
+def test_an_unmapped_file_no_longer_needs_the_file(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", [], [float_tensor("t", np.ones((2, 4), np.float32))])
+    with ggq.Reader(path, mapped=False) as reader:
+        path.write_bytes(b"")
+        tensor = reader.tensors["t"]
+        tensor.release()
+        assert (tensor.data.view(np.float32) == 1).all()
+        assert not tensor.data.flags.writeable
 
 
 def test_views_outlive_the_reader(tmp_path: Path) -> None:
