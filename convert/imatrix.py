@@ -135,9 +135,11 @@ def _means(reader: Reader, name: str) -> F32:
             f"{reader.paths[0]}: {name} has {sums.size} sums for {counts.size} counts;"
             " every count is of one matrix, so the sums must be a multiple"
         )
+    if not np.isfinite(counts).all():
+        raise ImatrixError(f"{reader.paths[0]}: {name}{COUNTS} has {counts.sum()} among its counts")
     per_matrix = sums.reshape(counts.size, -1)
-    # Half away from zero, as C's lround does; counts are whole numbers but for odd tools.
-    calls = np.copysign(np.floor(np.abs(counts) + np.float32(0.5)), counts)[:, None]
+    # In f64, because x + 0.5 is not exact in f32 from 2^23 on.
+    calls = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
     # An expert that was never called tells nothing: all its columns weigh the same.
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(calls > 0, per_matrix / calls, np.float32(1))

@@ -71,7 +71,7 @@ class Case:
 
 @dataclass(frozen=True)
 class When:
-    """A condition and how a plan words it."""
+    """A condition and how a plan words it; "" when it goes without saying."""
 
     text: str
     holds: Callable[[Case], bool]
@@ -115,10 +115,10 @@ EXPERTS_8 = When("8 experts", lambda c: c.experts == 8)
 IMATRIX = When("with imatrix", lambda c: c.imatrix)
 NO_IMATRIX = When("without imatrix", lambda c: not c.imatrix)
 IS_FALCON = When("falcon", lambda c: c.architecture == FALCON)
-NOT_FALCON = When("not falcon", lambda c: c.architecture != FALCON)
+NOT_FALCON = When("", lambda c: c.architecture != FALCON)
 STACKED = When("experts stacked in one tensor", lambda c: c.matrices > 1)
-NOT_BAILINGMOE3 = When("not bailingmoe3", lambda c: c.architecture != BAILINGMOE3)
-NOT_Q8 = When("default below Q8_0", lambda c: c.default != "Q8_0")
+NOT_BAILINGMOE3 = When("", lambda c: c.architecture != BAILINGMOE3)
+NOT_Q8 = When("", lambda c: c.default != "Q8_0")
 
 # Presets of about two bits and less: they have rules of their own and take no others.
 _TINY = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ2_M"
@@ -228,6 +228,6 @@ def choose(category: Category, case: Case) -> tuple[str, str]:
         if rule.applies(case):
             if not rule.type:
                 break
-            wording = ", ".join((category.value, *(condition.text for condition in rule.when)))
-            return rule.type, wording
+            reasons = [condition.text for condition in rule.when if condition.text]
+            return rule.type, ", ".join((category.value, *reasons))
     return case.default, ""
