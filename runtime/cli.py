@@ -48,15 +48,20 @@ def _run(args: argparse.Namespace) -> int:
     timings = Timings()
     with timings.load.measure():
         model = load_model(args)
+        end_tokens = model.tokenizer.eog
+    if args.ctx_size > model.hparams.n_ctx:
+        note(f"the model was trained for {model.hparams.n_ctx:,} tokens, not {args.ctx_size:,}")
     if args.ignore_eos:
-        params = replace(params, logit_bias=dict.fromkeys(model.tokenizer.eog, -math.inf))
+        params = replace(params, logit_bias=dict.fromkeys(end_tokens, -math.inf))
     try:
         if args.chat or (args.chat is None and model.chat_template.available):
             _converse(args, model, params, prompt, timings)
         else:
             _complete(args, model, params, prompt, timings)
-    finally:
-        print("", *timings.lines("ggq_perf_print"), sep="\n", file=sys.stderr)
+    except KeyboardInterrupt:
+        _tell_timings(timings)
+        raise
+    _tell_timings(timings)
     return 0
 
 
@@ -164,6 +169,10 @@ def _show(chunks: Generator[Chunk], n_ctx: int) -> str | None:
     if reason == "context":
         note(f"the context of {n_ctx:,} tokens is full; -c enlarges it")
     return reason
+
+
+def _tell_timings(timings: Timings) -> None:
+    print("", *timings.lines("ggq_perf_print"), sep="\n", file=sys.stderr)
 
 
 def _tell_seed(params: SamplerParams, seed: int) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,13 @@ class FakeModel:
     ) -> None:
         self.tokenizer = FakeTokenizer()
         self.chat_template = FakeChat(chat)
+        self.hparams = SimpleNamespace(n_ctx=4096)
         self.sessions: list[FakeSession] = []
         self._reply = reply.encode() if isinstance(reply, str) else reply
         self._delay = delay
 
     def session(self, n_ctx: int = 0) -> FakeSession:
-        self.sessions.append(FakeSession(self._reply, n_ctx or 4096, self._delay))
+        self.sessions.append(FakeSession(self._reply, n_ctx or self.hparams.n_ctx, self._delay))
         return self.sessions[-1]
 
 

@@ -181,10 +181,17 @@ def test_a_full_context_stops_with_a_notice(run: Run) -> None:
     assert "the context of 8 tokens is full" in err
 
 
+def test_a_context_beyond_the_training_is_remarked(run: Run) -> None:
+    code, out, err = run("m.gguf", "-p", "x", "-c", "8192")
+    assert (code, out) == (0, REPLY + "\n")
+    assert "trained for 4,096 tokens, not 8,192" in err
+
+
 def test_a_prompt_too_long_is_an_error_with_both_numbers(run: Run) -> None:
     code, out, err = run("m.gguf", "-no-cnv", "-p", "123456789", "-c", "8")
     assert (code, out) == (1, "")
     assert "ggq-run: error: the prompt is too long: 9 tokens, but the context holds 8" in err
+    assert "eval time" not in err
 
 
 def test_ignore_eos_goes_on(run: Run) -> None:
