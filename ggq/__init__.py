@@ -47,11 +47,11 @@ _HOMES = {
 }
 
 
-def open(path: str | os.PathLike[str], *, header_only: bool = False) -> Reader:
+def open(path: str | os.PathLike[str], *, header_only: bool = False, mapped: bool = True) -> Reader:
     """The GGUF file `path`, or all shards of the model it belongs to. See ggq.reader.Reader."""
     from ggq.reader import Reader
 
-    return Reader(path, header_only=header_only)
+    return Reader(path, header_only=header_only, mapped=mapped)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,6 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,11 +67,9 @@ class Tensor(TensorInfo):
 
     def dequantize(self) -> npt.NDArray[np.float32]:
         """f32 [shape]: the weights."""
-        columns = self.shape[-1] if self.shape else 1
-        rows = self.data.reshape(-1, self.row_bytes)
-        block: Any = self.type
-        weights: npt.NDArray[np.float32] = block.dequantize(rows)
-        return weights.reshape(-1, columns).reshape(self.shape)
+        if not self.n_weights:
+            return np.zeros(self.shape, np.float32)
+        return self.type.dequantize(self.data).reshape(self.shape)
 
     def release(self) -> None:
         """Drop the pages of this tensor from the process; reading them again brings them back."""

@@ -106,6 +106,7 @@ def test_order_and_types_count_for_equality() -> None:
         (True, ValueType.U8, None),
         (1, ValueType.BOOL, None),
         (b"x", ValueType.F32, None),
+        ([1], ValueType.U8, None),
         (1, ValueType.STRING, None),
         (None, ValueType.STRING, None),
         ([1], ValueType.ARRAY, None),

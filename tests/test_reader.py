@@ -90,6 +90,33 @@ def test_an_unmapped_file_no_longer_needs_the_file(tmp_path: Path) -> None:
         assert not tensor.data.flags.writeable
 
 
+def test_a_file_can_be_read_into_memory_instead(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", crafted.gguf([], [info()], bytes(range(128))))
+    with ggq.open(path, mapped=False) as reader:
+        path.write_bytes(b"")
+        tensor = reader.tensors["t"]
+        assert tensor.data.tobytes() == bytes(range(128))
+        assert not tensor.data.flags.writeable
+        tensor.release()
+    with pytest.raises(FormatError):
+        ggq.open(path, mapped=False)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 64), (64,), (0, 64)])
+def test_dequantize_gives_the_weights(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    rows = gguf.quantize(x, kind)
+    infos = [
+        info(b"q", shape[::-1], int(kind)),
+        info(b"f", shape[::-1], 0, -(-rows.nbytes // 32) * 32),
+    ]
+    data = rows.tobytes() + bytes(-rows.nbytes % 32) + x.tobytes()
+    with ggq.open(write(tmp_path / "m.gguf", crafted.gguf([], infos, data))) as reader:
+        assert np.array_equal(reader.tensors["f"].dequantize(), x)
+        assert np.array_equal(reader.tensors["q"].dequantize(), gguf.dequantize(rows, kind))
+
+
 def test_views_outlive_the_reader(tmp_path: Path) -> None:
     texts = crafted.array(crafted.STRING, 2, string(b"ab") + string(b"c"))
     raw = crafted.gguf([pair(b"k", crafted.ARRAY, texts)], [info()], bytes(range(128)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import filecmp
 import os
 import shutil
@@ -228,6 +229,9 @@ def test_split_plans() -> None:
     # Sizes are 32, 64, 96, 128 and 160 bytes; the last is too large for any shard.
     assert plan(Split(max_bytes=96)) == ["01", "2", "3", "4"]
     assert plan(Split(max_bytes=1)) == ["0", "1", "2", "3", "4"]
+    many = [TensorInfo(f"t{i}", (1,), F32) for i in range(1 << 16)]
+    with pytest.raises(errors.UsageError, match="65,536 shards are too many"):
+        Split(max_tensors=1).plan(many)
     with pytest.raises(errors.UsageError, match="at least 1, not 0"):
         Split(max_bytes=0)
     with pytest.raises(errors.UsageError, match="at least 1, not -1"):
@@ -362,6 +366,18 @@ def test_a_part_removed_while_it_is_claimed_is_claimed_again(
     write_small(tmp_path / "m.gguf")
     assert removed
     assert names(tmp_path) == ["m.gguf"]
+
+
+def test_a_file_system_without_locks_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / ".other.gguf.ggq-part").write_bytes(b"perhaps alive")
+    write_small(tmp_path / "m.gguf")
+    assert names(tmp_path) == [".other.gguf.ggq-part", "m.gguf"]
 
 
 def test_too_little_space_is_found_before_anything_is_written(
