@@ -26,6 +26,7 @@ GGQError                                 exit code of the command line tools: 1
         SafetensorsError                    a safetensors file is wrong
         PickleError                         weights that could run code when read
         MissingFileError             4      a file of the model is not in its directory
+        HostileNameError                    a file name that would leave the cache
     QuantizeError(ValueError)            3  a value a tensor type cannot store; says where
     RecipeError(ValueError)              1  a tensor cannot have the type it is to get
         FallbackError                       a fallback is needed, but not allowed
@@ -34,6 +35,7 @@ GGQError                                 exit code of the command line tools: 1
     UsageError(ValueError)               2  the command line asks for something impossible
         UnknownPresetError                  no such --type or tensor type
     NotFoundError                        4  nothing there, or not reachable offline
+        DownloadError                       the hub did not deliver what it lists
     ContextError(ValueError)             1  a text does not fit in the context
     OutOfMemoryError(MemoryError)        5  more memory needed than there is, refused beforehand
     WriteError(ValueError)               1  the output cannot be what was announced
@@ -184,6 +186,10 @@ class MissingFileError(ConvertError):
     exit_code = 4
 
 
+class HostileNameError(ConvertError):
+    """A repository lists a file name that would leave the cache."""
+
+
 class QuantizeError(GGQError, ValueError):
     """A value that a tensor type cannot store. `row` and `column` say where, when known."""
 
@@ -231,6 +237,10 @@ class NotFoundError(GGQError):
 
 class ContextError(GGQError, ValueError):
     """A text does not fit in the context."""
+
+
+class DownloadError(NotFoundError):
+    """The hub did not deliver what it lists."""
 
 
 class OutOfMemoryError(GGQError, MemoryError):
