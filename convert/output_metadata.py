@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ggq.convert.imatrix import Imatrix
+from ggq.convert.model_facts import order_key
 from ggq.convert.presets import Preset, guessed_file_type
 from ggq.metadata import Metadata
 from ggq.shards import without_split
@@ -37,7 +38,7 @@ def output_metadata(
     output = without_split(metadata)
     file_type = preset.file_type
     if preset.copies:
-        types = [tensor.type for tensor in tensors]
+        types = [tensor.type for tensor in sorted(tensors, key=lambda t: order_key(t.name))]
         file_type = output.get_int(FILE_TYPE, guessed_file_type(types))
     _append(output, QUANTIZATION_VERSION, CURRENT_QUANTIZATION_VERSION, ValueType.U32)
     _append(output, FILE_TYPE, file_type, ValueType.U32)

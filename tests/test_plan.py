@@ -217,6 +217,9 @@ def test_copy_states_the_sources_file_type_or_guesses_it() -> None:
     source = llama()
     guessed = output_metadata(source, preset("copy"), [TensorInfo("a", (32,), Q8_0)])
     assert guessed["general.file_type"] == 1024 + 7
+    pair = [TensorInfo("blk.1.a", (256,), by_name("Q4_K")), TensorInfo("blk.0.a", (32,), Q8_0)]
+    first = output_metadata(source, preset("copy"), pair)
+    assert first["general.file_type"] == 1024 + 7
     source.set("general.file_type", 15, ValueType.U32)
     stated = output_metadata(source, preset("copy"), [TensorInfo("a", (32,), Q8_0)])
     assert stated["general.file_type"] == 15
