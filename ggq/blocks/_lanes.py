@@ -8,31 +8,35 @@ weights into contiguous bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Type,
     Value,
-    const,
+    Var,
     f32,
-    hmax,
     i32,
-    i64,
     load,
     loop,
+    maximum,
+    minimum,
     scratch,
     select,
+    splat,
     store,
     u8,
     u32,
     var,
     zeros,
-)  # fmt: skip
+)
 from ggq.jit.transpose import transpose
 
 if TYPE_CHECKING:
     from ggq.blocks._base import BlockType
+
+
+_INFINITY = 0x7F800000
 
 
 def lanes(type: Type = f32) -> Type:
@@ -46,6 +50,13 @@ class Tile:
     def __init__(self, length: int, type: Type = f32, address: Value | None = None) -> None:
         self.type = lanes(type)
         self.address = scratch(length * self.type.nbytes) if address is None else address
+
+    @classmethod
+    def of(cls, x: Value) -> Tile:
+        """A tile of one vector."""
+        tile = cls(1, x.type.scalar)
+        tile[0] = x
+        return tile
 
     def __getitem__(self, i: Value | int) -> Value:
         return load(self.type, self.address + i * self.type.nbytes, self.type.nbytes)
@@ -88,42 +99,56 @@ class Block:
         return load(u8 * count, self._codes + i)
 
 
+class Arguments(NamedTuple):
+    """Of a quantizing kernel, see `ggq.blocks._quantize.quantize_kernel`."""
+
+    x: Value
+    out: Value
+    groups: Value
+    importance: Value
+    columns: Value
+    first: Value
+    row_squares: Value
+    refused: Value
+
+
 class Lanes:
-    """As many blocks as the vector has lanes."""
+    """As many blocks as the vector has lanes; `x` holds their weights.
+
+    `refused` keeps the number of the first group in which a lane's block was refused.
+    """
 
     def __init__(
-        self, family: BlockType, weighted: bool, x: Value, out: Value, importance: Value,
-        columns: Value, first: Value, row_squares: Value,
-    ) -> None:  # fmt: skip
+        self, family: BlockType, weighted: bool, arguments: Arguments, group: Value, refused: Var
+    ) -> None:
+        at = group * target().lanes
         self.family, self.weighted = family, weighted
-        self._x, self._out = x, out
-        self._importance, self._columns = importance, columns
-        self._first, self._row_squares = first, row_squares
-        self._refused = var(zeros(lanes(i32)))
+        self._given, self._group, self._refused = arguments, group, refused
+        self._x = arguments.x + at * (4 * family.weights)
+        self._out = arguments.out + at * family.nbytes
+        self._first = arguments.first + at
         self._codes = scratch(family.weights)
         self.x = Tile(family.weights)
         self._load()
 
     def _load(self) -> None:
+        if self.family.weights == 1:
+            self.x[0] = load(lanes(), self._x)
+            self.refuse(_magnitude(self.x[0]) >= _INFINITY)
+            return
         n, stride = target().lanes, 4 * self.family.weights
         largest = var(zeros(lanes(i32)))
         for i in loop(0, self.family.weights, n):
             rows = [load(lanes(), self._x + (k * stride) + i * 4) for k in range(n)]
             for k, column in enumerate(transpose(rows)):
                 self.x[i + k] = column
-                magnitude = column.bits(lanes(i32)) & 0x7FFFFFFF
-                largest.set(select(magnitude > largest, magnitude, largest))
-        self.refuse(largest >= 0x7F800000)
+                largest.set(maximum(_magnitude(column), largest))
+        self.refuse(largest >= _INFINITY)
 
     def refuse(self, where: Value) -> None:
         """Report the blocks where the condition holds: they cannot be stored."""
-        self._refused.set(select(where, const(lanes(i32), 1), self._refused))
-
-    def first_refused(self) -> Value:
-        """Lane of the first refused block, or `target().lanes` where there is none."""
-        n = target().lanes
-        rank = const(lanes(i32), range(n, 0, -1))
-        return n - hmax(select(self._refused > 0, rank, 0)).to(i64)
+        group = splat(self._group.to(i32), target().lanes)
+        self._refused.set(select(where, minimum(group, self._refused), self._refused))
 
     def importance(self, tile: Tile, start: Value | int, count: int) -> None:
         """Fill the tile with the importance of weights start, ..., start + count - 1."""
@@ -134,23 +159,24 @@ class Lanes:
                 tile[i + k] = column
 
     def _importance_at(self, k: int, start: Value | int) -> Value:
-        block = (self._first + k) % self._columns
-        return self._importance + (block * self.family.weights + start) * 4
+        block = (self._first + k) % self._given.columns
+        return self._given.importance + (block * self.family.weights + start) * 4
 
     def row_mean_square(self) -> Value:
         """f32: mean square of the whole row each block is in."""
         out = zeros(lanes())
         for k in range(target().lanes):
-            row = (self._first + k) // self._columns
-            out = out.with_lane(k, load(f32, self._row_squares + row * 4))
+            row = (self._first + k) // self._given.columns
+            out = out.with_lane(k, load(f32, self._given.row_squares + row * 4))
         return out
 
     def put(self, field: str, values: Tile | Value, count: int = 1) -> None:
         """Write `count` numbers a block into a field."""
         if isinstance(values, Value):
-            tile = Tile(1, values.type.scalar)
-            tile[0] = values
-            values = tile
+            if self.family.weights == 1:
+                store(self._out, values)
+                return
+            values = Tile.of(values)
         for block in self.each():
             for i in loop(count):
                 block.put(field, values.lane(block.lane, i), i)
@@ -167,6 +193,11 @@ class Lanes:
         weights, nbytes = 4 * self.family.weights, self.family.nbytes
         for k in loop(target().lanes):
             yield Block(self.family, k, self._x + k * weights, self._out + k * nbytes, self._codes)
+
+
+def _magnitude(x: Value) -> Value:
+    """Bits of a single without its sign: in the order of the numbers, infinity and NaN above."""
+    return x.bits(lanes(i32)) & 0x7FFFFFFF
 
 
 def _offset(family: BlockType, field: str) -> int:

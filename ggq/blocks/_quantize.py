@@ -15,11 +15,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq.blocks._base import F32, U8
-from ggq.blocks._lanes import Lanes
+from ggq.blocks._lanes import Arguments, Lanes
 from ggq.errors import QuantizeError
 from ggq.jit import Kernel
 from ggq.jit.isa import target
-from ggq.jit.lang import Value, f32, load, loop, select, store, var, when
+from ggq.jit.lang import (
+    Value,
+    const,
+    f32,
+    hmax,
+    i32,
+    i64,
+    load,
+    loop,
+    minimum,
+    select,
+    splat,
+    store,
+    var,
+    when,
+    zeros,
+)
+from ggq.jit.transpose import transpose
 
 if TYPE_CHECKING:
     from ggq.blocks._base import BlockType
@@ -37,24 +54,15 @@ def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
     given, that cannot be stored.
     """
 
-    def body(
-        x: Value, out: Value, groups: Value, importance: Value, columns: Value, first: Value,
-        row_squares: Value, refused: Value,
-    ) -> None:  # fmt: skip
-        n = target().lanes
-        bad = var(groups * n)
-        for group in loop(groups):
-            at = group * n
-            b = Lanes(
-                family, weighted, x + at * (4 * family.weights), out + at * family.nbytes,
-                importance, columns, first + at, row_squares,
-            )  # fmt: skip
-            family.quantize_lanes(b)
-            lane = b.first_refused()
-            found = (lane < n) & (at + lane < bad)
-            bad.set(select(found, at + lane, bad))
-        with when(bad < groups * n):
-            store(refused, bad.value)
+    def body(*values: Value) -> None:
+        given, n = Arguments(*values), target().lanes
+        refused = var(splat(given.groups.to(i32), n))
+        for group in loop(given.groups):
+            family.quantize_lanes(Lanes(family, weighted, given, group, refused))
+        earliest = -hmax(-refused)
+        with when(earliest < given.groups.to(i32)):
+            lane = n - hmax(select(refused.eq(earliest), const(i32 * n, range(n, 0, -1)), 0))
+            store(given.refused, (earliest * n + lane).to(i64))
 
     suffix = ".importance" if weighted else ""
     return Kernel(f"quantize.{family.name}{suffix}", body, 8)
@@ -62,14 +70,19 @@ def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
 
 @cache
 def _row_squares_kernel() -> Kernel:
-    """Kernel(x f32[R, C], R, C, out f32[R]): the mean square of every row."""
+    """Kernel(x f32[R, C], R, C, out f32[R + lanes]): the mean square of every row.
+
+    C is a multiple of the lanes.
+    """
 
     def body(x: Value, rows: Value, columns: Value, out: Value) -> None:
-        for row in loop(rows):
-            total = var(load(f32, x) * 0.0)
-            for i in loop(columns):
-                w = load(f32, x + (row * columns + i) * 4)
-                total += w * w
+        n = target().lanes
+        for row in loop(0, rows, n):
+            each = [x + minimum(row + k, rows - 1) * columns * 4 for k in range(n)]
+            total = var(zeros(f32 * n))
+            for i in loop(0, columns, n):
+                for w in transpose([load(f32 * n, address + i * 4) for address in each]):
+                    total += w * w
             store(out + row * 4, total / columns.to(f32))
 
     return Kernel("quantize.row_squares", body, 4)
@@ -96,9 +109,12 @@ def _checked(importance: F32 | None, cols: int) -> F32 | None:
     importance = np.ascontiguousarray(importance, np.float32)
     if importance.shape != (cols,):
         raise ValueError(f"importance of shape {importance.shape} for rows of {cols} weights")
-    bad = np.flatnonzero(~np.isfinite(importance))
+    bad = np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))
     if bad.size:
-        raise QuantizeError(f"importance of column {bad[0]} is {importance[bad[0]]}")
+        raise QuantizeError(
+            f"the importance of column {bad[0]} is {importance[bad[0]]}; it must be finite and "
+            "not negative"
+        )
     return importance
 
 

@@ -57,6 +57,20 @@ def clamp(x: Value, low: int, high: int) -> Value:
     return minimum(maximum(x, low), high)
 
 
+def inverse_or_zero(d: Value) -> tuple[Value, Value]:
+    """(1 / d, where that is infinite), 0 for the inverse of zero and of what is too small."""
+    inverse = 1.0 / d
+    overflows = absolute(inverse).eq(float("inf")) & d.ne(0.0)
+    return select(overflows | d.eq(0.0), 0.0, inverse), overflows
+
+
+def round_away(x: Value) -> Value:
+    """i32: nearest integer, halves away from zero; |x| < 2^23."""
+    n = x.type.lanes
+    just_below_half = x.bits(u32 * n) & 0x80000000 | 0x3EFFFFFF
+    return (x + just_below_half.bits(f32 * n)).to(i32)
+
+
 def total(x: Callable[[Value], Value], n: int) -> Value:
     """x(0) + x(1) + ... + x(n - 1), from the left."""
     sum = var(zeros(lanes()))

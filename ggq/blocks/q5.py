@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ggq.blocks._base import fields
+from ggq.blocks._halves import coded_signed, coded_unsigned, put_nibbles, put_top_bits
+from ggq.blocks._lanes import Lanes
 from ggq.blocks._small import SmallBlock, high_nibbles, low_nibbles
 from ggq.blocks._view import Blocks
 from ggq.jit.lang import Value, bit, select
@@ -14,10 +16,18 @@ class Q5_0(SmallBlock):
     id = 6
     layout = fields(("d", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,)))
     offset = 16
+    uses_importance = True
+    uses_row_squares = True
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """Nibbles as in Q4_0, topped by the bits of qh."""
         return _five_bit_codes(blocks)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q5_0_ref and _impl."""
+        for block in coded_signed(b, 16):
+            put_nibbles(block)
+            put_top_bits(block)
 
 
 class Q5_1(SmallBlock):
@@ -26,10 +36,18 @@ class Q5_1(SmallBlock):
     id = 7
     layout = fields(("d", "<f2"), ("m", "<f2"), ("qh", "u1", (4,)), ("qs", "u1", (16,)))
     has_minimum = True
+    uses_importance = True
+    uses_row_squares = True
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """Nibbles as in Q4_1, topped by the bits of qh."""
         return _five_bit_codes(blocks)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_q5_1_ref and _impl."""
+        for block in coded_unsigned(b, 31):
+            put_nibbles(block)
+            put_top_bits(block)
 
 
 def _five_bit_codes(blocks: Blocks) -> list[Value]:
