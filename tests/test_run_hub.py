@@ -11,7 +11,7 @@ import pytest
 
 from ggq.errors import NotFoundError, UsageError
 from ggq.runtime.hub import HubName, choose, find_model, hub_name, with_shards
-from tests.hub_server import HubServer, clean_environment
+from tests.hub_server import REPO, HubServer, hub_environment, serving
 
 FILES = [
     "README.md",
@@ -86,11 +86,11 @@ def test_a_missing_file_is_said_to_be_missing(name: str) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubServer]:
-    folder = tmp_path / "hub" / "org" / "name"
-    for name in FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for name in FILES[:6]:
         (folder / name).write_text(name)
-    with HubServer(tmp_path / "hub").running() as server:
+    with serving(folder) as server:
         yield server
 
 
@@ -101,33 +101,39 @@ def resolved(name: str, environment: dict[str, str]) -> subprocess.CompletedProc
         "sys.exit(run(lambda: print(find_model(sys.argv[1]).read_text()), 'ggq-run'))"
     )
     command = [sys.executable, "-W", "error", "-c", code, name]
-    env = clean_environment(environment)
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
 
 def test_a_repository_is_fetched_once_and_found_offline(hub: HubServer, tmp_path: Path) -> None:
-    online = hub.environment(tmp_path / "home")
-    first = resolved("org/name:Q8_0", online)
+    online = hub_environment(hub.url, tmp_path / "home")
+    first = resolved(f"{REPO}:Q8_0", online)
     assert (first.stdout, first.returncode) == ("model-Q8_0-00001-of-00002.gguf\n", 0), first
     cached = {path.name for path in (tmp_path / "home").rglob("*.gguf")}
     assert cached == {"model-Q8_0-00001-of-00002.gguf", "model-Q8_0-00002-of-00002.gguf"}
 
     asked = len(hub.requests)
-    again = resolved("org/name:Q8_0", online | {"HF_HUB_OFFLINE": "1"})
+    again = resolved(f"{REPO}:Q8_0", online | {"HF_HUB_OFFLINE": "1"})
     assert (again.stdout, again.returncode) == (first.stdout, 0), again
     assert len(hub.requests) == asked
 
 
-@pytest.mark.parametrize("name", ["org/absent", "org/name:Q5_0", "hf://org/name/absent.gguf"])
+@pytest.mark.parametrize("name", ["acme/absent", f"{REPO}:Q5_0", f"hf://{REPO}/absent.gguf"])
 def test_what_the_hub_does_not_have_ends_with_4(hub: HubServer, tmp_path: Path, name: str) -> None:
-    done = resolved(name, hub.environment(tmp_path / "home"))
+    done = resolved(name, hub_environment(hub.url, tmp_path / "home"))
     assert done.returncode == 4, done
-    assert done.stderr.startswith("ggq-run: error: org/")
+    assert done.stderr.startswith("ggq-run: error: acme/")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("fault", ["gated", "500"])
+def test_a_hub_that_refuses_ends_with_4(hub: HubServer, tmp_path: Path, fault: str) -> None:
+    hub.faults["*"] = fault
+    done = resolved(REPO, hub_environment(hub.url, tmp_path / "home"))
+    assert done.returncode == 4, done
     assert done.stderr.count("\n") == 1
 
 
 def test_no_hub_and_nothing_cached_ends_with_4(tmp_path: Path) -> None:
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    done = resolved("org/name", nowhere)
+    done = resolved(REPO, hub_environment("http://127.0.0.1:9", tmp_path))
     assert done.returncode == 4, done
     assert "not reachable" in done.stderr
