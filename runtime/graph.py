@@ -74,7 +74,7 @@ class Graph:
         self._one = phase is Phase.DECODE
         self._keep: list[npt.NDArray[Any]] = []
         self._shared: dict[str, Rows] = {}
-        self._owned: dict[str, int] = {}
+        self._owned: dict[str, tuple[int, int]] = {}  # word, bytes
         self._program: list[tuple[Kernel | None, npt.NDArray[np.int64] | None]] = []
         self._pending: dict[str, _Memory] = {}
 
@@ -90,11 +90,13 @@ class Graph:
         return Rows(name, self._shared[name].word, stride, cols)
 
     def _own(self, name: str, nbytes: int) -> int:
-        """Word of memory that every thread has for itself."""
-        if name not in self._owned:
-            self._owned[name] = self.private_bytes | PRIVATE
+        """Word of memory that every thread has for itself; uses of a name share it if it fits."""
+        word, room = self._owned.get(name, (0, 0))
+        if room < nbytes:
+            word = self.private_bytes | PRIVATE
+            self._owned[name] = word, nbytes
             self.private_bytes += padded(nbytes)
-        return self._owned[name]
+        return word
 
     # -- the program -----------------------------------------------------------------------------
 
