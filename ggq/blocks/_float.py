@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ggq.blocks._frame import Frame, broadcast, padded, panel_rows, tile_tokens
+from ggq.blocks._frame import (
+    Frame,
+    broadcast,
+    lines,
+    padded,
+    panel_rows,
+    row_addresses,
+    tile_tokens,
+)
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
@@ -20,6 +28,7 @@ from ggq.jit.lang import (
     i64,
     load,
     loop,
+    scratch,
     split,
     store,
     var,
@@ -80,18 +89,18 @@ class FloatFrame(Frame):
         return padded(4 * cols * panel_rows())
 
     def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
-        rows = panel_rows()
+        rows, addresses = panel_rows(), row_addresses(row)
         for step, start, end in self._steps(cols):
+            unpacked = scratch(4 * step * rows)  # [row][weight], on its way to [weight][row]
             for i in loop(start, end, step):
-                each = [self._weights(row(r), i, step) for r in range(rows)]
-                for k, (first, _) in enumerate(each[0]):
-                    parts = [e[k][1] for e in each]
-                    if parts[0].type.lanes == 0:
-                        for r, w in enumerate(parts):
-                            store(panel + ((i + first) * rows + r) * 4, w, 4)
-                        continue
-                    for j, column in enumerate(columns(parts)):
-                        store(panel + (i + (first + j)) * (4 * rows), column, 4)
+                for r in loop(rows):
+                    for first, w in self._weights(load(i64, addresses + r * 8, 8), i, step):
+                        store(unpacked + r * (4 * step) + 4 * first, w, 4)
+                width = min(step, rows)
+                for j in loop(0, step, width):
+                    each = lines(f32 * width, unpacked + j * 4, 4 * step)
+                    for k, column in enumerate(columns(each)):
+                        store(panel + (i + j + k) * (4 * rows), column, 4)
 
     def tile_bytes(self, cols: int) -> int:
         return padded(4 * cols * tile_tokens())

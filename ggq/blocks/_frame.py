@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Type, Value, i32, load, splat
+from ggq.jit.lang import Type, Value, i32, load, scratch, splat, store
 
 
 def tile_tokens() -> int:
@@ -70,6 +70,19 @@ class Frame(ABC):
     @abstractmethod
     def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
         """One f32[panel_rows()] per token of the tile."""
+
+
+def row_addresses(row: Callable[[int], Value]) -> Value:
+    """Address of an array with the addresses of a panel's rows, for loops over them."""
+    addresses = scratch(8 * panel_rows())
+    for r in range(panel_rows()):
+        store(addresses + 8 * r, row(r), 8)
+    return addresses
+
+
+def lines(type: Type, address: Value, stride: int) -> list[Value]:
+    """The vectors that lie `stride` bytes apart, one for each row of a panel."""
+    return [load(type, address + r * stride, 4) for r in range(panel_rows())]
 
 
 def broadcast(type: Type, address: Value) -> Value:

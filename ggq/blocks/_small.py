@@ -11,7 +11,16 @@ from typing import ClassVar
 
 from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
-from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, tile_tokens
+from ggq.blocks._frame import (
+    Frame,
+    broadcast,
+    int_tile,
+    lines,
+    padded,
+    panel_rows,
+    row_addresses,
+    tile_tokens,
+)
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -25,13 +34,13 @@ from ggq.jit.lang import (
     i64,
     load,
     loop,
+    scratch,
     shuffle,
     splat,
     store,
     u8,
     u16,
     u32,
-    undefined,
     var,
     when,
     widen,
@@ -158,24 +167,29 @@ class SmallFrame(Frame):
             total = block.total(0, BLOCK).to(f32) * block.scale
             store(group + k * 4 + sums, total, 4)
 
+    def _groups(self, blocks: Value) -> Iterator[tuple[Value, int]]:
+        """(first block, blocks) of every step through a row, in traced control flow.
+
+        What whole groups leave is taken in halves, quarters, ... as the bits of its count say.
+        """
+        count = self._group()
+        whole = blocks - blocks % count
+        for b in loop(0, whole, count):
+            yield b, count
+        at = var(whole)
+        while count := count // 2:
+            with when((blocks & count).ne(0)):
+                yield at.value, count
+                at += count
+
     def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
         g = self._group()
         nbytes, *_, per_block = self._image()
-        blocks = cols // BLOCK
         total = var(zeros(f32 * (g * per_block)))
         minima = var(zeros(f32 * g))
-        whole = blocks - blocks % g
-        for b in loop(0, whole, g):
-            self._step(row, b, g, image + (b // g) * nbytes, const(i64, 0), total, minima)
-        # What is left of the row: half a group, a quarter, ... as the bits of its count say.
-        last = image + (blocks // g) * nbytes
-        at = var(whole)
-        count = g // 2
-        while count:
-            with when((blocks & count).ne(0)):
-                self._step(row, at.value, count, last, at - whole, total, minima)
-                at += count
-            count //= 2
+        for b, count in self._groups(cols // BLOCK):
+            k = b % g if count < g else const(i64, 0)
+            self._step(row, b, count, image + (b // g) * nbytes, k, total, minima)
         out = hsum(total)
         return out + hsum(minima) if self.family.has_minimum else out
 
@@ -211,33 +225,32 @@ class SmallFrame(Frame):
         return cols // BLOCK * self._panel_block()
 
     def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
-        rows, g, parts = panel_rows(), self._group(), self._parts()
-        record = self._panel_block()
-        blocks = cols // BLOCK
-        whole = blocks - blocks % g
-        for start, end, count in ((const(i64, 0), whole, g), (whole, blocks, 1)):
-            for b in loop(start, end, count):
-                views = [
-                    Blocks(self.family, row(r) + b * self.family.nbytes, count) for r in range(rows)
-                ]
-                out = panel + b * record
-                codes = [self.family.codes(v) for v in views]
-                for p in range(parts):
-                    dwords = [
-                        (lambda c: c.bits(u32 * (c.type.lanes // 4)))(self._as_dot_operand(c[p])[0])
-                        for c in codes
-                    ]
-                    per_block = 8 // parts
-                    for j, column in enumerate(columns(dwords)):
-                        slot = (j // per_block) * record
-                        slot += (j % per_block + p * per_block) * 4 * rows
-                        store(out + slot, column, 4)
-                for k in range(count):
-                    each = [Blocks(self.family, v.address + k * self.family.nbytes) for v in views]
-                    store(out + (k * record + 32 * rows), _lanes(self.family.scale, each), 4)
-                    if self.family.has_minimum:
-                        m = _lanes(self.family.minimum, each)
-                        store(out + (k * record + 36 * rows), m, 4)
+        rows, parts, record = panel_rows(), self._parts(), self._panel_block()
+        addresses = row_addresses(row)
+        # One group of every row: codes [part][row], d [row], m [row], on their way to [...][row].
+        width, per_group = BLOCK * self._group() // parts, 4 * self._group()
+        codes = scratch(parts * rows * width)
+        scales, minima = scratch(rows * per_group), scratch(rows * per_group)
+        for b, count in self._groups(cols // BLOCK):
+            for r in loop(rows):
+                address = load(i64, addresses + r * 8, 8) + b * self.family.nbytes
+                view = Blocks(self.family, address, count, 1)
+                for p, part in enumerate(self.family.codes(view)):
+                    store(codes + (r + p * rows) * width, self._as_dot_operand(part)[0], 4)
+                store(scales + r * per_group, self.family.scale(view), 4)
+                if self.family.has_minimum:
+                    store(minima + r * per_group, self.family.minimum(view), 4)
+            out, per_part = panel + b * record, 8 // parts
+            for p in range(parts):
+                each = lines(u32 * (count * per_part), codes + p * rows * width, width)
+                for j, column in enumerate(columns(each)):
+                    slot = j % per_part + p * per_part
+                    store(out + (j // per_part * record + slot * 4 * rows), column, 4)
+            for k, column in enumerate(columns(lines(f32 * count, scales, per_group))):
+                store(out + (k * record + 32 * rows), column, 4)
+            if self.family.has_minimum:
+                for k, column in enumerate(columns(lines(f32 * count, minima, per_group))):
+                    store(out + (k * record + 36 * rows), column, 4)
 
     def _tile_block(self) -> int:
         return tile_tokens() * 4 * 11
@@ -288,14 +301,6 @@ class SmallFrame(Frame):
         return [s.value for s in sums]
 
 
-def _lanes(field: Callable[[Blocks], Value], views: list[Blocks]) -> Value:
-    """f32[len(views)]: one scalar field of one block per row."""
-    out = undefined(f32 * len(views))
-    for r, view in enumerate(views):
-        out = out.with_lane(r, field(view))
-    return out
-
-
 def low_nibbles(codes: Value) -> Value:
     """Lower four bits of every byte."""
     return codes & 15
@@ -305,3 +310,11 @@ def high_nibbles(codes: Value) -> Value:
     """Upper four bits of every byte."""
     n = codes.type.lanes
     return (codes.bits(u16 * (n // 2)) >> 4).bits(u8 * n) & 15
+
+
+def moved_bit(codes: Value, sources: list[int], place: int) -> Value:
+    """u8[n]: one bit of every byte moved to `place`; `sources` says which in each four bytes."""
+    n = codes.type.lanes
+    left = const(u32 * (n // 4), [max(place - source, 0) for source in sources])
+    right = const(u32 * (n // 4), [max(source - place, 0) for source in sources])
+    return ((codes.bits(u32 * (n // 4)) << left) >> right).bits(u8 * n) & (1 << place)

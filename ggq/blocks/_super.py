@@ -11,7 +11,16 @@ from typing import ClassVar
 
 from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
-from ggq.blocks._frame import Frame, broadcast, int_tile, padded, panel_rows, tile_tokens
+from ggq.blocks._frame import (
+    Frame,
+    broadcast,
+    int_tile,
+    lines,
+    padded,
+    panel_rows,
+    row_addresses,
+    tile_tokens,
+)
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -23,14 +32,15 @@ from ggq.jit.lang import (
     i8,
     i16,
     i32,
+    i64,
     load,
     loop,
+    scratch,
     shuffle,
     splat,
     store,
     u8,
     u32,
-    undefined,
     var,
     when,
     widen,
@@ -212,27 +222,36 @@ class SuperFrame(Frame):
         return cols // BLOCK * self._panel_block()
 
     def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
-        family, rows = self.family, panel_rows()
-        line, groups = 4 * rows, family.groups
+        family, rows, addresses = self.family, panel_rows(), row_addresses(row)
+        line, groups, nbytes = 4 * rows, family.groups, target().nbytes
+        order = self._order()
+        # One block of every row: codes [vector][row], scales [row], on their way to [...][row].
+        codes = scratch(BLOCK * rows)
+        scales, minima = scratch(4 * groups * rows), scratch(2 * groups * rows)
         for b in loop(cols // BLOCK):
-            views = [Blocks(family, row(r) + b * family.nbytes) for r in range(rows)]
             out = panel + b * self._panel_block()
-            vectors = [list(family.codes(v, target().nbytes)) for v in views]
-            for k, (starts, _) in enumerate(vectors[0]):
-                dwords = [self._operand(v[k][1]).bits(u32 * target().lanes) for v in vectors]
-                for j, column in enumerate(columns(dwords)):
+            scales_out = out + (BLOCK // 4) * line
+            d_out = scales_out + groups * line
+            minima_out = d_out + line
+            for r in loop(rows):
+                view = Blocks(family, load(i64, addresses + r * 8, 8) + b * family.nbytes)
+                for k, (_, part) in enumerate(family.codes(view, nbytes)):
+                    store(codes + (r + k * rows) * nbytes, self._operand(part), 4)
+                store(scales + r * (4 * groups), family.scales(view).to(i32), 4)
+                store(d_out + r * 4, family.scale(view), 4)
+                if family.has_minimum:
+                    store(minima + r * (2 * groups), family.minima(view), 4)
+                    store(minima_out + (groups // 2) * line + r * 4, view.half("dmin"), 4)
+            for k, starts in enumerate(order):
+                each = lines(u32 * target().lanes, codes + k * rows * nbytes, nbytes)
+                for j, column in enumerate(columns(each)):
                     store(out + (starts[j // 4] // 4 + j % 4) * line, column, 4)
-            out = out + (BLOCK // 4) * line
-            for j, column in enumerate(columns([family.scales(v).to(i32) for v in views])):
-                store(out + j * line, column, 4)
-            out = out + groups * line
-            store(out, _each_row(family.scale, views), 4)
+            for j, column in enumerate(columns(lines(i32 * groups, scales, 4 * groups))):
+                store(scales_out + j * line, column, 4)
             if family.has_minimum:
-                pairs = [family.minima(v).bits(i32 * (groups // 2)) for v in views]
+                pairs = lines(i32 * (groups // 2), minima, 2 * groups)
                 for j, column in enumerate(columns(pairs)):
-                    store(out + (1 + j) * line, column, 4)
-                dmin = _each_row(lambda v: v.half("dmin"), views)
-                store(out + (1 + groups // 2) * line, dmin, 4)
+                    store(minima_out + j * line, column, 4)
 
     def _tile_words(self) -> int:
         groups = self.family.groups
@@ -319,11 +338,3 @@ def _fit(v: Value, lanes: int) -> Value:
         half = v.type.lanes // 2
         v = shuffle(v, range(half)) + shuffle(v, range(half, 2 * half))
     return widen(v, lanes)
-
-
-def _each_row(field: Callable[[Blocks], Value], views: list[Blocks]) -> Value:
-    """f32[len(views)]: one field of one block per row."""
-    out = undefined(f32 * len(views))
-    for r, view in enumerate(views):
-        out = out.with_lane(r, field(view))
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ggq.jit.isa import target
@@ -69,6 +70,21 @@ class Blocks:
             for b in range(self.count)
         ]
         return concat(*parts)
+
+    def spread(self, field: str, offsets: Sequence[int]) -> Value:
+        """u8[count * len(offsets)]: chosen bytes of a byte field of every block."""
+        start, size = self._at(field)
+        whole = self._in_registers()
+        if whole:
+            stride = self.type.nbytes
+            return self._pick(
+                whole, [stride * b + start + o for b in range(self.count) for o in offsets], 1
+            )
+        each = [
+            shuffle(load(u8 * size, self.address + (b * self.type.nbytes + start)), offsets)
+            for b in range(self.count)
+        ]
+        return concat(*each)
 
     def half(self, field: str) -> Value:
         """A half precision field as f32: scalar, or f32[count * repeat] when repeating."""

@@ -16,6 +16,7 @@ from ggq.blocks._search import (
     total,
     weigh,
 )
+from ggq.blocks._small import moved_bit
 from ggq.blocks._subblocks import put_one_bit, put_two_bits, set_symmetric_codes
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
@@ -54,11 +55,11 @@ class Q3_K(SuperBlock):
             qs = blocks.bytes("qs", at, width)
             top = blocks.bytes("hmask", at % 32, min(width, 32))
             top = concat(top, top) if width == 64 else top
-            half = [(at + c) // 32 for c in range(width)]
+            halves = [(at + c) // 32 for c in range(0, width, 4)]
             for run, low in enumerate(two_bit_runs(qs)):
-                tops = (top & const(u8 * width, [1 << (4 * h + run) for h in half])).ne(0)
-                starts = [128 * half[c] + 32 * run + (at + c) % 32 for c in range(0, width, 16)]
-                yield starts, select(tops, low | 4, low)
+                first = [128 * halves[c // 4] + (at + c) % 32 for c in range(0, width, 16)]
+                high = moved_bit(top, [4 * half + run for half in halves], 2)
+                yield [f + 32 * run for f in first], low | high
 
     def scales(self, blocks: Blocks) -> Value:
         """Nibbles of 8 bytes, topped by two-bit pieces of the last 4."""
@@ -141,7 +142,4 @@ def _put_six_bits(b: Lanes, codes: list[Value]) -> None:
     for j in range(4):
         pieces = [codes[j + 4 * k] >> 4 << 2 * k for k in range(4)]
         packed.append(pieces[0] | pieces[1] | pieces[2] | pieces[3])
-    stored = Tile(12, u8)
-    for j, byte in enumerate(packed):
-        stored[j] = byte.to(u8)
-    b.put("scales", stored, 12)
+    b.put("scales", Tile.of(*(byte.to(u8) for byte in packed)), 12)

@@ -7,7 +7,7 @@ from ggq.blocks._halves import coded_signed, coded_unsigned, put_nibbles, put_to
 from ggq.blocks._lanes import Lanes
 from ggq.blocks._small import SmallBlock, high_nibbles, low_nibbles
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, bit, select
+from ggq.jit.lang import Value, const, select, zeros
 
 
 class Q5_0(SmallBlock):
@@ -53,11 +53,9 @@ class Q5_1(SmallBlock):
 def _five_bit_codes(blocks: Blocks) -> list[Value]:
     """Weights 0..15 in the low nibbles, 16..31 in the high ones; bit i of qh tops weight i."""
     qs = blocks.bytes("qs")
-    return [
-        _with_top_bit(low_nibbles(qs), blocks.bytes("qh", 0, 2)),
-        _with_top_bit(high_nibbles(qs), blocks.bytes("qh", 2, 2)),
-    ]
-
-
-def _with_top_bit(codes: Value, top: Value) -> Value:
-    return select(top.bits(bit * codes.type.lanes), codes | 16, codes)
+    bits = const(qs.type, [1 << i % 8 for i in range(qs.type.lanes)])
+    out = []
+    for half, low in enumerate((low_nibbles(qs), high_nibbles(qs))):
+        qh = blocks.spread("qh", [2 * half] * 8 + [2 * half + 1] * 8)
+        out.append(low | select((qh & bits).ne(0), const(qs.type, 16), zeros(qs.type)))
+    return out

@@ -8,7 +8,7 @@ from ggq.blocks._base import fields
 from ggq.blocks._lanes import Lanes
 from ggq.blocks._search import Grid, rms_weights
 from ggq.blocks._six_bit import six_bit_minima, six_bit_scales
-from ggq.blocks._small import high_nibbles, low_nibbles
+from ggq.blocks._small import high_nibbles, low_nibbles, moved_bit
 from ggq.blocks._subblocks import (
     put_nibbles,
     put_one_bit,
@@ -18,7 +18,7 @@ from ggq.blocks._subblocks import (
 )
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, concat, const, select, u8
+from ggq.jit.lang import Value, concat
 
 
 class Q5_K(SuperBlock):
@@ -42,13 +42,11 @@ class Q5_K(SuperBlock):
             qs = blocks.bytes("qs", at, width)
             qh = blocks.bytes("qh", at % 32, min(width, 32))
             qh = concat(qh, qh) if width == 64 else qh
-            pair = [2 * ((at + c) // 32) for c in range(width)]
-            starts = [32 * p + (at + c) % 32 for c, p in enumerate(pair) if c % 16 == 0]
-            low, high = (
-                (qh & const(u8 * width, [1 << (p + odd) for p in pair])).ne(0) for odd in (0, 1)
-            )
-            yield starts, select(low, low_nibbles(qs) | 16, low_nibbles(qs))
-            yield [s + 32 for s in starts], select(high, high_nibbles(qs) | 16, high_nibbles(qs))
+            pairs = [2 * ((at + c) // 32) for c in range(0, width, 4)]
+            starts = [32 * pairs[c // 4] + (at + c) % 32 for c in range(0, width, 16)]
+            yield starts, low_nibbles(qs) | moved_bit(qh, pairs, 4)
+            odd = [p + 1 for p in pairs]
+            yield [s + 32 for s in starts], high_nibbles(qs) | moved_bit(qh, odd, 4)
 
     def scales(self, blocks: Blocks) -> Value:
         """Six bits each."""
