@@ -19,7 +19,7 @@ from ggq.blocks._search import (
     symmetric,
     weigh,
 )
-from ggq.jit.lang import const, i32, loop, maximum, minimum, select, u32, var
+from ggq.jit.lang import Value, const, i32, loop, maximum, minimum, select, u32, var
 
 SIZE = 32
 
@@ -86,10 +86,10 @@ def _importance(b: Lanes) -> Tile:
     return w
 
 
-def put_nibbles(block: Block) -> None:
-    """Write four bits of every code: a byte for two codes 16 apart."""
+def put_nibbles(block: Block, at: Value | int = 0) -> None:
+    """Write four bits of codes 0..31 from byte `at` on: a byte for two codes 16 apart."""
     low, high = block.codes(0, 16) & 15, block.codes(16, 16) << 4
-    block.put("qs", low | high)
+    block.put("qs", low | high, at)
 
 
 def put_top_bits(block: Block) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Type,
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from ggq.blocks._base import BlockType
 
 
-_INFINITY = 0x7F800000
+_INFINITY = 0x7F800000  # as bits of a single
+_TOO_LARGE = 0x51800000  # 2^36: no half precision scale reaches there, yet its cube is finite
 
 
 def lanes(type: Type = f32) -> Type:
@@ -52,10 +55,11 @@ class Tile:
         self.address = scratch(length * self.type.nbytes) if address is None else address
 
     @classmethod
-    def of(cls, x: Value) -> Tile:
-        """A tile of one vector."""
-        tile = cls(1, x.type.scalar)
-        tile[0] = x
+    def of(cls, *vectors: Value) -> Tile:
+        """A tile of these vectors."""
+        tile = cls(len(vectors), vectors[0].type.scalar)
+        for i, x in enumerate(vectors):
+            tile[i] = x
         return tile
 
     def __getitem__(self, i: Value | int) -> Value:
@@ -143,7 +147,9 @@ class Lanes:
             for k, column in enumerate(transpose(rows)):
                 self.x[i + k] = column
                 largest.set(maximum(_magnitude(column), largest))
-        self.refuse(largest >= _INFINITY)
+        layout = self.family.layout
+        has_half = any(layout[name] == np.float16 for name in layout.names or ())
+        self.refuse(largest >= (_TOO_LARGE if has_half else _INFINITY))
 
     def refuse(self, where: Value) -> None:
         """Report the blocks where the condition holds: they cannot be stored."""

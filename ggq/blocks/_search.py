@@ -232,39 +232,63 @@ def affine(parts: list[tuple[Tile, Tile]], n: int, top: int, grid: Grid) -> list
     return searches
 
 
-class Symmetric(NamedTuple):
-    """w = scale * code, code -top..top-1; code + top is 0 where inverse is 0."""
+class Ratio(NamedTuple):
+    """w = scale * level; the level found was that of inverse * w. Both 0 for a zero block."""
 
     scale: Value
     inverse: Value
 
 
-def symmetric(x: Tile, w: Tile, n: int, top: int) -> Symmetric:
-    """Scale of codes -top..top-1 for n weights x of importance w, 0 for a zero block [qx].
+def symmetric(x: Tile, w: Tile, n: int, top: int) -> Ratio:
+    """Scale of codes -top..top-1 for n weights x of importance w [qx].
 
-    The scale is NaN where the sums overflow.
+    The first weight of largest magnitude is to become -top or nearly so.
     """
     amax, signed = largest(x, n)
+    steps = [float(-(_F(top) + _F(0.1) * _F(i))) for i in range(-9, 10) if i]
+
+    def level(y: Value) -> Value:
+        return clamp(target().round_even(y), -top, top - 1)  # |y| <= top + 0.9
+
     wx = Tile(n)
     for i in loop(n):
         wx[i] = w[i] * x[i]
+
+    def terms(i: Value, code: Value) -> tuple[Value, Value]:
+        return wx[i] * code, w[i] * code * code
+
+    found = best_ratio(x, n, level, terms, -float(top) / signed, steps, signed)
+    some = amax >= SMALLEST_GROUP
+    return Ratio(select(some, found.scale, 0.0), select(some, found.inverse, 0.0))
+
+
+def best_ratio(
+    x: Tile, n: int, level: Callable[[Value], Value],
+    terms: Callable[[Value, Value], tuple[Value, Value]], start: Value, numerators: list[float],
+    signed: Value,
+) -> Ratio:  # fmt: skip
+    """Least squares scale of the best inverse scale: `start` or one of numerators / signed.
+
+    `level(y)` is the f32 level that stands for y, a weight times its inverse scale; `terms(i,
+    level)` are w * x * level and w * level^2 of weight i, in the order of the C code. The scale is
+    NaN where the sums overflow.
+    """
 
     def sums(inverses: list[Value]) -> list[tuple[Value, Value]]:
         found = [(var(zeros(lanes())), var(zeros(lanes()))) for _ in inverses]
         for i in loop(n):
             for inverse, (sum_lx, sum_l2) in zip(inverses, found, strict=True):
-                code = clamp(_round(inverse * x[i]), -top, top - 1)
-                sum_lx += wx[i] * code
-                sum_l2 += w[i] * code * code
+                lx, l2 = terms(i, level(inverse * x[i]))
+                sum_lx += lx
+                sum_l2 += l2
         return [(sum_lx.value, sum_l2.value) for sum_lx, sum_l2 in found]
 
-    start = -float(top) / signed
     ((sum_lx, sum_l2),) = sums([start])
     inverse = var(start)
     scale = var(select(sum_l2.ne(0.0), sum_lx / sum_l2, 0.0))
     best = var(scale * sum_lx)
-    numerators = [float(-(_F(top) + _F(0.1) * _F(i))) for i in range(-9, 10) if i]
-    candidates = table(f32, numerators)
+    again = numerators[-1:] * (-len(numerators) % AT_ONCE)  # a second trial changes nothing
+    candidates = table(f32, numerators + again)
     for c in loop(0, len(numerators), AT_ONCE):
         tried = [load(f32, candidates + (c + k) * 4) / signed for k in range(AT_ONCE)]
         for each, (sum_lx, sum_l2) in zip(tried, sums(tried), strict=True):
@@ -272,8 +296,7 @@ def symmetric(x: Tile, w: Tile, n: int, top: int) -> Symmetric:
             scale.set(select(better, sum_lx / sum_l2, scale))
             best.set(select(better, scale * sum_lx, best))
             inverse.set(select(better, each, inverse))
-    some = amax >= SMALLEST_GROUP
-    return Symmetric(select(some, scale, 0.0), select(some, inverse, 0.0))
+    return Ratio(scale.value, inverse.value)
 
 
 def positive(x: Tile, w: Tile, n: int, top: int) -> tuple[Value, Tile]:
@@ -406,8 +429,3 @@ def _descend(fits: list[_Fit], nearest: Callable[[Value], Value], bytes: bool = 
 def _wrapped(code: Value) -> Value:
     """A code as the byte the C code keeps it in."""
     return (code.to(i32) & 255).to(f32)
-
-
-def _round(x: Value) -> Value:
-    """Nearest integer as f32; |x| < 2^22."""
-    return target().round_even(x)

@@ -159,10 +159,7 @@ def _put_six_bits(b: Lanes, s: list[Value], m: list[Value]) -> list[tuple[Value,
     for j in range(4):
         packed[j] = (packed[j] | (s[j + 4] >> 4 << 6)) & 255
         packed[j + 4] = (packed[j + 4] | (m[j + 4] >> 4 << 6)) & 255
-    stored = Tile(12, u8)
-    for j, byte in enumerate(packed):
-        stored[j] = byte.to(u8)
-    b.put("scales", stored, 12)
+    b.put("scales", Tile.of(*(byte.to(u8) for byte in packed)), 12)
     first = [(packed[j] & 63, packed[j + 4] & 63) for j in range(4)]
     second = [
         (

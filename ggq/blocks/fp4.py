@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ggq.blocks._base import BlockType, fields
+from ggq.blocks._halves import put_nibbles
+from ggq.blocks._lanes import Lanes, Tile, lanes
+from ggq.blocks._search import largest
 from ggq.blocks._small import SmallBlock, high_nibbles, low_nibbles
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
-from ggq.jit.lang import Value, concat, const, f32, load, select, u8, u32
+from ggq.jit.lang import (
+    Value,
+    absolute,
+    concat,
+    const,
+    f32,
+    gather,
+    i32,
+    i64,
+    load,
+    loop,
+    maximum,
+    minimum,
+    select,
+    table,
+    u8,
+    u32,
+)
 
 # E2M1 doubled, so that codes are whole; scales are halved in turn.
 # Source: llama.cpp ggml-common.h kvalues_fp4.
@@ -30,8 +51,18 @@ class MXFP4(SmallBlock):
     def scale(self, blocks: Blocks) -> Value:
         """2^(e - 128), subnormal below e = 2."""
         e = blocks.byte("e").to(u32)
-        bits = select(e < 2, const(e.type, 0x200000) << e, (e - 1) << 23)
-        return bits.bits(f32 * bits.type.lanes)
+        return _half_power(e)
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_mxfp4_ref."""
+        amax, _ = largest(b.x, 32)
+        e = select(amax > 0.0, (_floor_log2(amax) + (127 - 2)) & 255, 0)
+        b.put("e", e.to(u8))
+        scale = Tile.of(_half_power(e.to(u32)))
+        for block in b.each():
+            for i in loop(0, 32, block.step):
+                block.set_codes(i, _nearest(block.x(i), scale.lane(block.lane)))
+            put_nibbles(block)
 
 
 class NVFP4(BlockType):
@@ -48,6 +79,70 @@ class NVFP4(BlockType):
             codes = target().lookup16(VALUES, concat(low_nibbles(qs), high_nibbles(qs)))
             d = _half_of_ue4m3(load(u8, address + group).to(u32))
             yield 16 * group, codes.to(f32) * d
+
+    def quantize_lanes(self, b: Lanes) -> None:
+        """Source: llama.cpp ggml-quants.c, quantize_row_nvfp4_ref."""
+        stored, scales = Tile(4, u8), Tile(4)
+        for j in loop(4):
+            d = _to_ue4m3(largest(b.x.part(16 * j), 16)[0] / 6.0)
+            stored[j], scales[j] = d.to(u8), (d << 20).bits(lanes()) * 2.0**119
+        b.put("d", stored, 4)
+        for block in b.each():
+            for j in loop(4):
+                scale = scales.lane(block.lane, j)
+                for i in loop(16 * j, 16 * j + 16, block.step):
+                    block.set_codes(i, _nearest(block.x(i), scale))
+                low, high = block.codes(16 * j, 8), block.codes(16 * j + 8, 8)
+                block.put("qs", low | high << 4, 8 * j)
+
+
+def _half_power(e: Value) -> Value:
+    """2^(e - 128), subnormal below e = 2."""
+    bits = select(e < 2, const(e.type, 0x200000) << e, (e - 1) << 23)
+    return bits.bits(f32 * bits.type.lanes)
+
+
+def _nearest(x: Value, scale: Value) -> Value:
+    """i32 codes of the nearest values of the table, the first of equally near ones."""
+    magnitude = absolute(x)
+    best, code = magnitude, const(i32 * x.type.lanes, 0)
+    for k, value in enumerate(VALUES[1:8], 1):
+        error = absolute(scale * float(value) - magnitude)
+        nearer = error < best
+        best, code = select(nearer, error, best), select(nearer, const(code.type, k), code)
+    return select((x < 0.0) & (code > 0), code + 8, code)
+
+
+def _floor_log2(x: Value) -> Value:
+    """i32: the C library's log2f(x), rounded down. x > 0.
+
+    log2f is itself rounded: numbers so little below a power of two are already taken for it.
+    """
+    tiny = x < 2.0**-64
+    scaled = select(tiny, x * 2.0**64, x).bits(u32 * x.type.lanes)
+    exponent = (scaled >> 23).to(i32) - select(tiny, const(lanes(i32), 127 + 64), 127)
+    exponent = maximum(exponent, -150)
+    slack = table(i32, [_slack(n) for n in range(-149, 130)])
+    above = gather(i32, slack + (exponent + (1 + 149)).to(i64) * 4)
+    up = (scaled & 0x7FFFFF).to(i32) + above >= 0x800000
+    return select(up, exponent + 1, exponent)
+
+
+def _slack(n: int) -> int:
+    """How many of the singles below 2^n have a logarithm that rounds to n."""
+    if abs(n) < 2:
+        return 0
+    half_step = 2.0 ** ((n - 1 if n > 0 else -n).bit_length() - 1 - 23) / 2
+    return int(half_step * math.log(2) * 2**24)
+
+
+def _to_ue4m3(x: Value) -> Value:
+    """u32 bits of the nearest byte float, at most 448; rounded by the bit below, not to even."""
+    bits = minimum(x, 448.0).bits(lanes(u32))
+    normal = (bits >> 20) + ((bits >> 19) & 1) - (120 << 3)
+    normal = select(normal < 15 << 3, normal, 0x7E)  # from 256 on it is 448
+    subnormal = minimum((x * 512.0 + 0.5).to(i32), 7).to(u32)
+    return select(bits < (121 << 23), subnormal, normal)
 
 
 def _half_of_ue4m3(x: Value) -> Value:
