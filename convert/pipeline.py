@@ -119,13 +119,15 @@ def convert(
 ) -> Result:
     """Write `out` (or its shards) from `source` by `plan`; `threads` 0 takes every core.
 
-    Raises UsageError when the output is a file of the source, QuantizeError, DiskFullError.
+    Raises UsageError when the output is a file of the source, QuantizeError for a weight or a type
+    that cannot be written, DiskFullError.
     On an error or a signal nothing is left, and an older `out` stays as it was.
     """
     begin = time.monotonic()
     writer = Writer(out, metadata, [tensor.info for tensor in plan.tensors], split=split)
     refuse_overwriting(writer.paths, source.files)
     tensors = {tensor.info.name: tensor for tensor in source.tensors}
+    refuse_unwritable(plan, tensors)
     workers = threads or available_threads()
     with writer, Progress(plan.n_weights, progress) as bar, ThreadPoolExecutor(workers) as pool:
         waiting: deque[tuple[Chunk, Future[npt.NDArray[Any]]]] = deque()
@@ -177,6 +179,17 @@ def refuse_overwriting(outputs: list[Path], sources: list[Path]) -> None:
         for source in sources:
             if same_file(output, source):
                 raise UsageError(f"{output}: this is the source file {source}; name another output")
+
+
+def refuse_unwritable(plan: Plan, tensors: dict[str, TensorSource]) -> None:
+    """Raise QuantizeError if a tensor is to get a type that no quantizer exists for."""
+    for planned in plan.tensors:
+        copied = planned.copied and tensors[planned.name].has_stored
+        if not copied and planned.type.name != "F32" and not planned.type.can_quantize:
+            raise QuantizeError(
+                f"tensor {planned.name}: {planned.type} cannot be written yet; "
+                "choose another --type or --tensor-type"
+            )
 
 
 def available_threads() -> int:
