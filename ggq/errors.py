@@ -32,6 +32,7 @@ GGQError                                 exit code of the command line tools: 1
         FallbackError                       a fallback is needed, but not allowed
         ImatrixNeededError                  a type that is useless without importance matrix
     TokenizerError(ValueError)           3  the tokenizer data is wrong or of an unknown kind
+    TemplateError(ValueError)            1  the chat template refuses the messages or fails
     UsageError(ValueError)               2  the command line asks for something impossible
         UnknownPresetError                  no such --type or tensor type
     NotFoundError                        4  nothing there, or not reachable offline
@@ -217,6 +218,10 @@ class TokenizerError(GGQError, ValueError):
     """The tokenizer data is wrong or of an unknown kind."""
 
     exit_code = 3
+
+
+class TemplateError(GGQError, ValueError):
+    """The chat template refuses the messages, does not work, or does too much."""
 
 
 class UsageError(GGQError, ValueError):
