@@ -112,7 +112,7 @@ def _checked(importance: F32 | None, cols: int) -> F32 | None:
     bad = np.flatnonzero(~(np.isfinite(importance) & (importance >= 0)))
     if bad.size:
         raise QuantizeError(
-            f"the importance of column {bad[0]} is {importance[bad[0]]}; it must be finite and "
+            f"the importance of column {bad[0]} is {importance[bad[0]]!s}; it must be finite and "
             "not negative"
         )
     return importance
@@ -177,7 +177,7 @@ class _Job:
         i = int(bad[0] if bad.size else np.argmax(np.abs(weights)))
         row, start = divmod(block * self.family.weights, self.rows.shape[1])
         raise QuantizeError(
-            f"the weight in row {row}, column {start + i} is {weights[i]}, which {self.family} "
+            f"the weight in row {row}, column {start + i} is {weights[i]!s}, which {self.family} "
             + ("cannot hold" if bad.size else "has no finite scale for"),
             row=row, column=start + i,
         )  # fmt: skip
