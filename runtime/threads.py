@@ -6,7 +6,9 @@ event; `Team.run` wakes exactly those that are parked. The caller's thread is nu
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 import threading
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from ggq.runtime.kernels import execute
 
 I64 = npt.NDArray[np.int64]
+_MAPPED = 1 << 22  # bytes from which memory is mapped rather than allocated
 _PATIENCE = 500  # looks at a barrier before a thread of too many yields its core
 _SPINS = 20_000  # looks for new work before parking, each some tens of cycles
 
@@ -37,7 +40,15 @@ def physical_cores() -> int:
 
 
 def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed memory at a multiple of 64 bytes; pages are touched only as used."""
+    """Zeroed memory at a multiple of 64 bytes; pages are touched only as used.
+
+    Large memory is mapped without reserving it: a context is as long as the model allows, and few
+    texts use all of it.
+    """
+    if nbytes >= _MAPPED and sys.platform == "linux":
+        no_reserve = 0x4000  # MAP_NORESERVE, which the mmap module names from Python 3.13 on
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        return np.frombuffer(mmap.mmap(-1, nbytes, flags), np.uint8)
     whole = np.zeros(nbytes + 64, np.uint8)
     start = -whole.ctypes.data % 64
     return whole[start : start + nbytes]
