@@ -31,7 +31,6 @@ class Checkpoint:
     """All tensors by name, with the file each is in. `left_out`: part -> (tensors, bytes)."""
 
     tensors: dict[str, tuple[SafetensorsFile, SafeTensor]] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
     left_out: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -47,7 +46,6 @@ def open_checkpoint(model_dir: Path) -> Checkpoint:
         if not path.is_file():
             raise MissingFileError(f"{path}: this shard is missing; download it again")
         file = SafetensorsFile(path)
-        checkpoint.files.append(path)
         for tensor in file.tensors.values():
             if tensor.name in found:
                 raise ConvertError(f"tensor {tensor.name} is in {found[tensor.name]} and in {name}")

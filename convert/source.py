@@ -18,6 +18,9 @@ from ggq.metadata import Metadata
 from ggq.runtime.arch import Arch, TensorRule, by_hf
 from ggq.spec import ValueType
 
+# Files of a model directory that a conversion may read; an earlier output beside them is not one.
+READ_SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
+
 
 def open_model_dir(model_dir: Path, *, name: str | None = None) -> Source:
     """The model in `model_dir`; `name` is written as general.name instead of a guessed one.
@@ -43,7 +46,7 @@ def open_model_dir(model_dir: Path, *, name: str | None = None) -> Source:
     n_weights = sum(tensor.info.n_weights for tensor in tensors)
     metadata.set("general.size_label", size_label(n_weights), ValueType.STRING)
     notes = [*arch.notes(config), *_left_out(checkpoint)]
-    files = [*checkpoint.files, *(p for p in model_dir.iterdir() if p.is_file())]
+    files = [path for path in model_dir.iterdir() if path.suffix in READ_SUFFIXES]
     return Source(metadata, tensors, files, notes, is_checkpoint=True)
 
 
@@ -98,8 +101,8 @@ def _tensors(
 
 
 def _check_shape(rule: TensorRule, shape: tuple[int, ...]) -> None:
-    # An embedding may have more rows than there are tokens; the rows beyond are never used.
-    rows_to_spare = rule.role == "token_embd" and shape[:1] > rule.shape[:1]
+    # There may be more rows than tokens; those beyond are never used.
+    rows_to_spare = rule.role in ("token_embd", "output") and shape[:1] > rule.shape[:1]
     if shape != rule.shape and not (rows_to_spare and shape[1:] == rule.shape[1:]):
         raise ConvertError(
             f"tensor {rule.source} has shape {list(shape)}, "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ggq.errors import UnsupportedModelError
 
 LARGEST = 2**31 - 1
+TINIEST, HUGEST = 1e-37, 1e38
 
 
 class Config:
@@ -64,11 +64,9 @@ class Config:
 
 
 def positive(key: str, value: Any) -> float:
-    """`value` as a finite number above zero. Raises UnsupportedModelError."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(min(value, 1e300))
-        if math.isfinite(number) and number > 0:
-            return number
+    """`value` as a number above zero that an f32 can hold. Raises UnsupportedModelError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and TINIEST < value < HUGEST:
+        return float(value)
     raise wrong(key, value, "a finite number above 0")
 
 
