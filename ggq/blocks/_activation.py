@@ -25,6 +25,9 @@ from ggq.jit.lang import (
 )  # fmt: skip
 
 
+SMALLEST = 1e-30  # smaller ones count as zero, since 127 / peak must stay finite
+
+
 class QuantizedBlock:
     """`n` activations at an address: codes as i8 vectors in order, and the scale."""
 
@@ -35,7 +38,7 @@ class QuantizedBlock:
         while len(peaks) > 1:
             peaks = [maximum(peaks[i], peaks[i + 1]) for i in range(0, len(peaks), 2)]
         peak = hmax(peaks[0])
-        inverse = select(peak > 0.0, const(f32, 127.0) / peak, const(f32, 0.0))
+        inverse = select(peak > SMALLEST, const(f32, 127.0) / peak, const(f32, 0.0))
         self.scale = peak * (1.0 / 127.0)
         self.numbers = [rint(p * splat(inverse, lanes)).to(i32) for p in parts]
         self._lanes = lanes

@@ -66,6 +66,11 @@ class BlockType:
 
         return dequantize(self, rows)
 
+    def first_not_finite(self, rows: U8) -> tuple[int, ...] | None:
+        """Index of the first weight that decodes to NaN or infinity, None where there is none."""
+        bad = np.argwhere(~np.isfinite(self.dequantize(rows)))
+        return tuple(int(i) for i in bad[0]) if len(bad) else None
+
     @property
     def can_quantize(self) -> bool:
         """Whether `quantize` is there for this type."""

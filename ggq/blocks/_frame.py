@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from ggq.jit.isa import target
 from ggq.jit.lang import Type, Value, i32, load, scratch, splat, store
@@ -35,9 +36,13 @@ def padded(nbytes: int) -> int:
 
 
 class Frame(ABC):
-    """The three shapes for one family. Frames of equal `key` lay activations out alike."""
+    """The three shapes for one family. Frames of equal `key` lay activations out alike.
+
+    `activation_block` activations share a scale as signed bytes; 0 where they stay singles.
+    """
 
     key: str
+    activation_block: ClassVar[int] = 0
 
     @abstractmethod
     def image_bytes(self, cols: int) -> int:

@@ -97,6 +97,8 @@ class SmallBlock(BlockType):
 class SmallFrame(Frame):
     """Integer dot products over groups of small blocks."""
 
+    activation_block = BLOCK
+
     def __init__(self, family: SmallBlock) -> None:
         self.family = family
 

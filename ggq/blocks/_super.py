@@ -111,6 +111,8 @@ class SuperBlock(BlockType):
 class SuperFrame(Frame):
     """Integer dot products over whole super-blocks."""
 
+    activation_block = BLOCK
+
     def __init__(self, family: SuperBlock) -> None:
         self.family = family
 

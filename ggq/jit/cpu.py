@@ -31,16 +31,21 @@ def host() -> tuple[str, frozenset[str]]:
     return llvm.get_host_cpu_name(), frozenset(k for k, on in features.items() if on)
 
 
+def forms() -> list[str]:
+    """The forms this processor can run, best first."""
+    _, features = host()
+    return [name for name, needs in FORMS.items() if any(n <= features for n in needs)]
+
+
 def form() -> str:
     """The form of kernel to use: the best this processor runs, or the one `GGQ_CPU` forces."""
-    _, features = host()
-    possible = [name for name, needs in FORMS.items() if any(n <= features for n in needs)]
+    possible = forms()
     wanted = os.environ.get("GGQ_CPU", "")
     if not wanted:
         return possible[0]
     if wanted not in FORMS:
         raise GGQError(f"GGQ_CPU={wanted} is not known; use one of {', '.join(FORMS)}")
     if wanted not in possible:
-        missing = ", ".join(sorted(FORMS[wanted][0] - features))
+        missing = ", ".join(sorted(FORMS[wanted][0] - host()[1]))
         raise GGQError(f"GGQ_CPU={wanted} needs {missing}, which this processor lacks")
     return wanted
