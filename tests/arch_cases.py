@@ -64,3 +64,6 @@ CONFIGS: dict[str, Config] = {
         "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 32},
     },
 }
+
+# Presets in which the tiny models are compared as whole files.
+PRESETS = ("F32", "F16", "Q8_0", "Q4_K_M")

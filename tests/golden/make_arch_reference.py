@@ -1,7 +1,8 @@
-"""Writes arch_reference.json: keys and tensor hashes that llama.cpp's converter makes.
+"""Writes arch_reference.json: keys, tensors and files that llama.cpp's converter makes.
 
-    GGQ_LLAMA_CPP=TREE python -m tests.golden.make_arch_reference
+    GGQ_LLAMA_CPP=TREE python -m tests.golden.make_arch_reference FOLDER_WITH_LLAMA_QUANTIZE
 
+`files` are sha256 of what llama-quantize makes of the converter's F32 file.
 Needs torch and transformers. The tiny vocabulary is in no hash list of the reference, so its
 pre-tokenizer name is given.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from gguf import GGUFReader
 
-from tests.arch_cases import CONFIGS
+from tests.arch_cases import CONFIGS, PRESETS
 from tests.models import TINY, write_tokenizer
 from tests.oracles import llama_cpp_tree
 
@@ -51,14 +52,23 @@ def keys(reader: GGUFReader) -> list[list[Any]]:
     ]
 
 
-def main() -> None:
+def quantized(tool: Path, source: Path, preset: str) -> str:
+    """sha256 of the file in a preset."""
+    out = source.with_name("quantized.gguf")
+    subprocess.run([tool, source, out, preset, "1"], check=True, capture_output=True)
+    return hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def main(tool: Path) -> None:
     """Run the reference on every case."""
     made: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         for name, model in TINY.items():
-            reader = converted(model.write_hf(Path(work) / name), "--outtype", "f32")
+            folder = model.write_hf(Path(work) / name)
+            reader = converted(folder, "--outtype", "f32")
+            files = {preset: quantized(tool, folder / "out.gguf", preset) for preset in PRESETS}
             hashes = {t.name: hashlib.sha256(t.data.tobytes()).hexdigest() for t in reader.tensors}
-            made[name] = {"keys": keys(reader), "tensors": hashes}
+            made[name] = {"keys": keys(reader), "tensors": hashes, "files": files}
         for name, config in CONFIGS.items():
             folder = Path(work) / name
             folder.mkdir()
@@ -69,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]).resolve() / "llama-quantize")
