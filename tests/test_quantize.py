@@ -191,7 +191,7 @@ def test_nan_and_infinity_are_refused_with_their_place(family: BlockType) -> Non
     def law(row: int, column: int, value: float) -> None:
         x = np.full((9, 768), 0.5, np.float32)
         x[row, column] = value
-        with pytest.raises(QuantizeError, match=rf"row {row}, column {column} is {value},") as info:
+        with pytest.raises(QuantizeError, match=rf"row {row}, column {column} is {value}:") as info:
             family.quantize(x)
         assert (info.value.row, info.value.column) == (row, column)
 

@@ -52,7 +52,7 @@ def coded_signed(b: Lanes, top: int) -> Iterator[Block]:
 def coded_unsigned(b: Lanes, top: int) -> Iterator[Block]:
     """Write d and m and make codes 0..top of w = d * code + m, block after block."""
     if b.weighted:
-        (fit,) = affine([(b.x, _importance(b))], SIZE, top, IMPORTANCE_GRID)
+        fit = affine(b.x, _importance(b), SIZE, top, IMPORTANCE_GRID)
         b.put_half("d", fit.scale)
         b.put_half("m", fit.low)
         inverse, origin = Tile.of(fit.inverse), Tile.of(fit.origin)

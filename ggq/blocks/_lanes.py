@@ -1,4 +1,4 @@
-"""Lanes being quantized, one in each SIMD lane: how a family's `quantize_lanes` sees them.
+"""Blocks being quantized, one in each SIMD lane: how a family's `quantize_lanes` sees them.
 
 A search runs down the weights of its block in the order of the C code, in all lanes at once. Once
 the scales are known the codes need no order, so they are made block by block, from contiguous

@@ -17,7 +17,7 @@ import numpy as np
 from ggq.blocks._base import F32, U8
 from ggq.blocks._lanes import Arguments, Lanes
 from ggq.errors import QuantizeError
-from ggq.jit import Kernel
+from ggq.jit import Kernel, prepare
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
@@ -99,8 +99,14 @@ def quantize(family: BlockType, x: F32, importance: F32 | None, threads: int) ->
     out = np.empty((rows, family.row_bytes(cols)), np.uint8)
     importance = _checked(importance, cols) if family.uses_importance else None
     if x.size:
-        _Job(family, x, importance, out).run(threads or os.cpu_count() or 1)
+        _Job(family, x, importance, out).run(threads or _cores())
     return out
+
+
+def _cores() -> int:
+    """Processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _checked(importance: F32 | None, cols: int) -> F32 | None:
@@ -131,22 +137,22 @@ class _Job:
     def run(self, threads: int) -> None:
         whole = len(self.x) // self.group * self.group
         step = max(_CHUNK // self.family.weights // self.group, 1) * self.group
-        parts = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+        ends = [min(start + step, whole) for start in range(0, whole, step)]
+        parts = [
+            (self.x[start:end], self.out[start:end], start)
+            for start, end in zip(range(0, whole, step), ends, strict=True)
+        ]
         if self.importance is not None and self.family.uses_row_squares:
             rows, cols = self.rows.shape
             _row_squares_kernel()(self.rows.ctypes.data, rows, cols, self.row_squares.ctypes.data)
         if threads == 1 or len(parts) <= 1:
-            for start, end in parts:
-                self._blocks(self.x[start:end], self.out[start:end], start)
+            for part in parts:
+                self._blocks(*part)
         else:
-            self.kernel.address  # noqa: B018  compiled before the threads start
+            prepare([self.kernel])
             with ThreadPoolExecutor(threads) as pool:
-                work = [
-                    pool.submit(self._blocks, self.x[start:end], self.out[start:end], start)
-                    for start, end in parts
-                ]
-                for each in work:
-                    each.result()
+                for _ in pool.map(lambda part: self._blocks(*part), parts):
+                    pass  # an error of the earliest part ends the loop, and what has not begun
         if whole < len(self.x):
             self._tail(whole)
 
@@ -176,8 +182,14 @@ class _Job:
         bad = np.flatnonzero(~np.isfinite(weights))
         i = int(bad[0] if bad.size else np.argmax(np.abs(weights)))
         row, start = divmod(block * self.family.weights, self.rows.shape[1])
+        column = start + i
+        problem = (
+            f"{self.family} can only hold finite weights"
+            if bad.size
+            else f"a scale of {self.family} would be infinite; a wider type can hold it"
+        )
         raise QuantizeError(
-            f"the weight in row {row}, column {start + i} is {weights[i]!s}, which {self.family} "
-            + ("cannot hold" if bad.size else "has no finite scale for"),
-            row=row, column=start + i,
-        )  # fmt: skip
+            f"the weight in row {row}, column {column} is {weights[i]!s}: {problem}",
+            row=row,
+            column=column,
+        )

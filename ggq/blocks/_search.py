@@ -34,7 +34,6 @@ from ggq.jit.lang import (
 )  # fmt: skip
 
 SMALLEST_GROUP = float(np.float32(1e-15))  # a block without a larger weight counts as zero
-AT_ONCE = 2  # candidates tried in one pass over the weights
 SWEEPS = 5  # of a coordinate descent
 _ROUNDER = 12582912.0  # 1.5 * 2**23: adding it leaves the nearest integer in the mantissa
 _F = np.float32
@@ -137,99 +136,61 @@ class Grid(NamedTuple):
 IMPORTANCE_GRID = Grid(-0.9, 0.05, 36)
 
 
-class Affine:
-    """Scale and minimum (<= 0) of codes 0..top for n weights x of importance w [qkx2, qkx3].
+class Affine(NamedTuple):
+    """w = scale * code + low. The search coded by nearest(inverse * (w - origin)), limited."""
 
-    w = scale * code + low. The search coded by nearest(inverse * (w - origin)), limited to 0..top.
-    """
-
-    def __init__(self, x: Tile, w: Tile, n: int, top: int, grid: Grid) -> None:
-        self.x, self.w, self.n, self.top, self.grid = x, w, n, top, grid
-        lowest, highest = var(x[0]), var(x[0])
-        sum_w, sum_x = var(w[0]), var(w[0] * x[0])
-        for i in loop(1, n):
-            lowest.set(minimum(x[i], lowest))
-            highest.set(maximum(x[i], highest))
-            sum_w += w[i]
-            sum_x += w[i] * x[i]
-        self._highest, self._sum_w, self._sum_x = highest.value, sum_w.value, sum_x.value
-        self.low = var(select(lowest > 0.0, 0.0, lowest))
-        self.origin = var(self.low)
-        self.inverse = var(top / (self._highest - self.low))
-        self.scale = var(1.0 / self.inverse)
-        self._best = var(
-            total(lambda i: self._error(i, self._code(i, self.inverse), self.scale, self.low), n)
-        )
-        self._codes = Tile(n)
-
-    def _code(self, i: Value, inverse: Value) -> Value:
-        return clamp(nearest(inverse * (self.x[i] - self.low)), 0, self.top)
-
-    def _error(self, i: Value, code: Value, scale: Value, low: Value) -> Value:
-        difference = scale * code + low - self.x[i]
-        if self.grid.absolute:
-            return self.w[i] * absolute(difference)
-        return self.w[i] * (difference * difference)
-
-    def begin(self, numerator: Value) -> None:
-        """Try another inverse scale: the sums of least squares follow, weight by weight."""
-        self._tried = numerator / (self._highest - self.low)
-        self._sums = [var(zeros(lanes())) for _ in range(3)]
-
-    def add(self, i: Value) -> None:
-        """Code weight i."""
-        code = self._code(i, self._tried)
-        self._codes[i] = code
-        weighted = self.w[i] * code
-        for sum, term in zip(self._sums, (1.0, code, self.x[i]), strict=True):
-            sum += weighted * term
-
-    def solve(self) -> None:
-        """Line through the codes; its error follows, weight by weight."""
-        sum_l, sum_l2, sum_xl = self._sums
-        sum_w, sum_x = self._sum_w, self._sum_x
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
-        low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        above = low > 0.0
-        self._line = select(above, sum_xl / sum_l2, scale), select(above, 0.0, low)
-        self._solvable = determinant > 0.0
-        self._tried_error = var(zeros(lanes()))
-
-    def judge(self, i: Value) -> None:
-        """Error of weight i."""
-        self._tried_error += self._error(i, self._codes[i], *self._line)
-
-    def keep_better(self) -> None:
-        """Keep what was tried where its error is smaller."""
-        better = self._solvable & (self._tried_error < self._best)
-        scale, low = self._line
-        for kept, tried in (
-            (self._best, self._tried_error), (self.scale, scale), (self.inverse, self._tried),
-            (self.origin, self.low.value), (self.low, low),
-        ):  # fmt: skip
-            kept.set(select(better, tried, kept))
+    scale: Value
+    low: Value
+    inverse: Value
+    origin: Value
 
 
-def affine(parts: list[tuple[Tile, Tile]], n: int, top: int, grid: Grid) -> list[Affine]:
-    """Search each part, (x, w) of n weights. Independent ones at once keep the processor busy."""
-    searches = [Affine(x, w, n, top, grid) for x, w in parts]
-    numerators = grid.numerators(top)
+def affine(x: Tile, w: Tile, n: int, top: int, grid: Grid) -> Affine:
+    """Scale and minimum (<= 0) of codes 0..top for n weights x of importance w [qkx2, qkx3]."""
+    lowest, highest = var(x[0]), var(x[0])
+    sum_w, sum_x = var(w[0]), var(w[0] * x[0])
+    for i in loop(1, n):
+        lowest.set(minimum(x[i], lowest))
+        highest.set(maximum(x[i], highest))
+        sum_w += w[i]
+        sum_x += w[i] * x[i]
+
+    def code(i: Value, inverse: Value, origin: Value) -> Value:
+        return clamp(nearest(inverse * (x[i] - origin)), 0, top)
+
+    def error(i: Value, code: Value, scale: Value, low: Value) -> Value:
+        difference = scale * code + low - x[i]
+        return w[i] * (absolute(difference) if grid.absolute else difference * difference)
+
+    low = var(select(lowest > 0.0, 0.0, lowest))
+    inverse, origin = var(top / (highest - low)), var(low)
+    scale = var(1.0 / inverse)
+    best = var(total(lambda i: error(i, code(i, inverse, origin), scale, low), n))
+    codes, numerators = Tile(n), grid.numerators(top)
     candidates = table(f32, numerators)
     for c in loop(len(numerators)):
-        for each in searches:
-            each.begin(load(f32, candidates + c * 4))
+        start = low.value
+        tried = load(f32, candidates + c * 4) / (highest - start)
+        sum_l, sum_l2, sum_xl = (var(zeros(lanes())) for _ in range(3))
         for i in loop(n):
-            for each in searches:
-                each.add(i)
-        for each in searches:
-            each.solve()
+            codes[i] = code(i, tried, start)
+            weighted = w[i] * codes[i]
+            sum_l += weighted
+            sum_l2 += weighted * codes[i]
+            sum_xl += weighted * x[i]
+        determinant = sum_w * sum_l2 - sum_l * sum_l
+        new_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        new_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+        new_scale = select(new_low > 0.0, sum_xl / sum_l2, new_scale)
+        new_low = select(new_low > 0.0, 0.0, new_low)
+        found = var(zeros(lanes()))
         for i in loop(n):
-            for each in searches:
-                each.judge(i)
-        for each in searches:
-            each.keep_better()
-    return searches
+            found += error(i, codes[i], new_scale, new_low)
+        better = (determinant > 0.0) & (found < best)
+        pairs = (best, found), (scale, new_scale), (low, new_low), (inverse, tried), (origin, start)
+        for kept, new in pairs:
+            kept.set(select(better, new, kept))
+    return Affine(scale.value, low.value, inverse.value, origin.value)
 
 
 class Ratio(NamedTuple):
@@ -274,28 +235,26 @@ def best_ratio(
     NaN where the sums overflow.
     """
 
-    def sums(inverses: list[Value]) -> list[tuple[Value, Value]]:
-        found = [(var(zeros(lanes())), var(zeros(lanes()))) for _ in inverses]
+    def sums(inverse: Value) -> tuple[Value, Value]:
+        sum_lx, sum_l2 = var(zeros(lanes())), var(zeros(lanes()))
         for i in loop(n):
-            for inverse, (sum_lx, sum_l2) in zip(inverses, found, strict=True):
-                lx, l2 = terms(i, level(inverse * x[i]))
-                sum_lx += lx
-                sum_l2 += l2
-        return [(sum_lx.value, sum_l2.value) for sum_lx, sum_l2 in found]
+            lx, l2 = terms(i, level(inverse * x[i]))
+            sum_lx += lx
+            sum_l2 += l2
+        return sum_lx.value, sum_l2.value
 
-    ((sum_lx, sum_l2),) = sums([start])
+    sum_lx, sum_l2 = sums(start)
     inverse = var(start)
     scale = var(select(sum_l2.ne(0.0), sum_lx / sum_l2, 0.0))
     best = var(scale * sum_lx)
-    again = numerators[-1:] * (-len(numerators) % AT_ONCE)  # a second trial changes nothing
-    candidates = table(f32, numerators + again)
-    for c in loop(0, len(numerators), AT_ONCE):
-        tried = [load(f32, candidates + (c + k) * 4) / signed for k in range(AT_ONCE)]
-        for each, (sum_lx, sum_l2) in zip(tried, sums(tried), strict=True):
-            better = (sum_l2 > 0.0) & (sum_lx * sum_lx > best * sum_l2)
-            scale.set(select(better, sum_lx / sum_l2, scale))
-            best.set(select(better, scale * sum_lx, best))
-            inverse.set(select(better, each, inverse))
+    candidates = table(f32, numerators)
+    for c in loop(len(numerators)):
+        tried = load(f32, candidates + c * 4) / signed
+        sum_lx, sum_l2 = sums(tried)
+        better = (sum_l2 > 0.0) & (sum_lx * sum_lx > best * sum_l2)
+        scale.set(select(better, sum_lx / sum_l2, scale))
+        best.set(select(better, scale * sum_lx, best))
+        inverse.set(select(better, tried, inverse))
     return Ratio(scale.value, inverse.value)
 
 

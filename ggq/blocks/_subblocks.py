@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from ggq.blocks._lanes import Block, Lanes, Tile, lanes
 from ggq.blocks._search import (
-    AT_ONCE,
     IMPORTANCE_GRID,
     Grid,
     affine,
@@ -56,22 +55,20 @@ def search_parts(b: Lanes, size: int, top: int, grid: Grid, weigh_plain: Weigh) 
     """
     count = b.family.weights // size
     parts = Parts(*(Tile(count) for _ in Parts._fields))
-    weights = [Tile(size) for _ in range(AT_ONCE)]
+    w = Tile(size)
     if b.weighted:
         square = sum_squares(b.x, b.family.weights) * (size // 16) / b.family.weights
-    for first in loop(0, count, AT_ONCE):
-        columns = [b.x.part((first + k) * size) for k in range(AT_ONCE)]
-        for k, (x, w) in enumerate(zip(columns, weights, strict=True)):
-            if b.weighted:
-                b.importance(w, (first + k) * size, size)
-                weigh(w, x, size, square)
-                parts.importance[first + k] = total(w.__getitem__, size)
-            else:
-                weigh_plain(w, x, size)
-        pairs = list(zip(columns, weights, strict=True))
-        for k, fit in enumerate(affine(pairs, size, top, IMPORTANCE_GRID if b.weighted else grid)):
-            parts.scales[first + k], parts.drops[first + k] = fit.scale, -fit.low
-            parts.inverse[first + k], parts.origin[first + k] = fit.inverse, fit.origin
+    for j in loop(count):
+        x = b.x.part(j * size)
+        if b.weighted:
+            b.importance(w, j * size, size)
+            weigh(w, x, size, square)
+            parts.importance[j] = total(w.__getitem__, size)
+        else:
+            weigh_plain(w, x, size)
+        fit = affine(x, w, size, top, IMPORTANCE_GRID if b.weighted else grid)
+        parts.scales[j], parts.drops[j] = fit.scale, -fit.low
+        parts.inverse[j], parts.origin[j] = fit.inverse, fit.origin
     return parts
 
 

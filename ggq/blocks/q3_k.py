@@ -35,6 +35,7 @@ from ggq.jit.lang import (
     u8,
     u32,
     when,
+    zeros,
 )
 
 
@@ -75,6 +76,8 @@ class Q3_K(SuperBlock):
             d, stored = _weighted_scales(b, scales, inverses)
         else:
             d, stored = _plain_scales(b, scales, searched)
+            for j in loop(16):
+                inverses[j] = zeros(inverses.type)
         d = b.put_half("d", d)
         _put_six_bits(b, [stored[j] for j in range(16)])
         steps = Tile(16)

@@ -83,5 +83,5 @@ def _coded(b: Lanes) -> Iterator[Block]:
 
 def _trits(codes: Value, n: int) -> Value:
     """i32 0..2: trit n of every byte, which holds q / 3^5 of a byte's range, rounded up."""
-    shifted = codes * 3**n  # modulo 256: earlier trits leave at the top
+    shifted: Value = codes * 3**n  # modulo 256: earlier trits leave at the top
     return ((shifted.to(u16) * 3) >> 8).to(i32)
