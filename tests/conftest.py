@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,12 @@ def widened_smollm2(smollm2: Path) -> Path:
         models.write_widened_gguf(smollm2, target)
 
     return oracles.once("smollm2-widened-f32.gguf", make)
+
+
+@pytest.fixture(scope="module")
+def own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the machine code of this module's kernels, which the key does not know."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("kernels")
+        patch.setenv("GGQ_CACHE_DIR", str(folder))
+        yield folder

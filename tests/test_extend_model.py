@@ -5,10 +5,7 @@ The three toys are dropped into a copy of the tree, which then lists, converts a
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,7 @@ import pytest
 import ggq
 from ggq.spec import ValueType
 from tests.models import TINY
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.tree_copy import copy_tree, run_in
 
 BLOCK = '''
 """TOY8: Q8_0 under another number."""
@@ -68,25 +64,11 @@ class ToyTokenizer(Bpe):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree with the toys in it."""
-    copy = tmp_path_factory.mktemp("tree")
-    for name in ("ggq", "convert", "runtime"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    copy = copy_tree(tmp_path_factory.mktemp("tree"))
     (copy / "ggq/blocks/toy8.py").write_text(BLOCK)
     (copy / "runtime/arch/toy.py").write_text(ARCH)
     (copy / "runtime/tokenizer/toy.py").write_text(TOKENIZER)
     return copy
-
-
-def run(tree: Path, code: str, *arguments: str) -> str:
-    """Run Python code against the copy; what it prints."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    command = [sys.executable, "-P", "-W", "error", "-c", code, *arguments]
-    done = subprocess.run(
-        command, env=environment, cwd=tree.parent, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_toys_are_listed(tree: Path) -> None:
@@ -95,7 +77,7 @@ def test_toys_are_listed(tree: Path) -> None:
         "print([b.name for b in blocks.all_types()], [a.name for a in arch.all_archs()],"
         " tokenizer.all_models())"
     )
-    listed = run(tree, code)
+    listed = run_in(tree, code)
     for name in ("'TOY8'", "'toy'"):
         assert name in listed
     assert listed.count("'toy'") == 2
@@ -119,14 +101,16 @@ def test_toys_convert_and_run(tree: Path, tmp_path: Path) -> None:
                 writer.write(info.name, info.data)
     out = tmp_path / "out.gguf"
     convert = "import sys; from ggq.convert.cli import main; sys.exit(main())"
-    run(tree, convert, str(toy), str(out), "--type", "q8_0", "--tensor-type", "ffn=TOY8")
+    run_in(tree, convert, str(toy), str(out), "--type", "q8_0", "--tensor-type", "ffn=TOY8")
     show = "import sys; from ggq.cli import main; sys.exit(main())"
-    assert "TOY8" in run(tree, show, "info", str(out))
+    assert "TOY8" in run_in(tree, show, "info", str(out))
     answer = "import sys; from ggq.runtime.cli import main; sys.exit(main())"
-    text = run(tree, answer, str(out), "-p", "ab", "-no-cnv", "-n", "4", "-t", "1", "--temp", "0")
+    text = run_in(
+        tree, answer, str(out), "-p", "ab", "-no-cnv", "-n", "4", "-t", "1", "--temp", "0"
+    )
     assert text.endswith("\n")
     scored = "import ggq, sys; print(ggq.load(sys.argv[1], n_threads=1).logits([1, 2, 3]).shape)"
-    assert run(tree, scored, str(out)).strip().startswith("(3,")
+    assert run_in(tree, scored, str(out)).strip().startswith("(3,")
 
 
 def test_two_claims_to_one_number_are_an_error(tree: Path, tmp_path: Path) -> None:
@@ -138,4 +122,4 @@ def test_two_claims_to_one_number_are_an_error(tree: Path, tmp_path: Path) -> No
         "try: blocks.all_types()\n"
         "except RuntimeError as error: print(error)"
     )
-    assert "both claim 200" in run(copy, code)
+    assert "both claim 200" in run_in(copy, code)

@@ -19,7 +19,7 @@ from ggq.blocks._frame import panel_rows, tile_tokens
 from ggq.jit import Kernel, prepare
 from ggq.jit.lang import Value, loop, store
 from tests.block_data import legal_rows
-from tests.frame_kernels import frame_kernels, ordinary
+from tests.frame_kernels import STAMP, frame_kernels, ordinary
 
 TOKENS = 512
 
@@ -46,7 +46,7 @@ def _multiply_tiles(family: blocks.BlockType) -> Kernel:
             for t, sums in enumerate(frame.multiply(panel, tiles + k * tile_bytes, cols)):
                 store(out + 4 * panel_rows() * t, sums, 4)
 
-    return Kernel(f"bench.multiply.{family.name}", body, 6)
+    return Kernel(f"{STAMP}.multiply_tiles.{family.name}", body, 6)
 
 
 def measure(family: blocks.BlockType, cols: int) -> tuple[float, float, float, float]:
