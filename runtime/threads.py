@@ -19,7 +19,6 @@ from ggq.runtime.kernels import execute
 
 I64 = npt.NDArray[np.int64]
 _MAPPED = 1 << 22  # bytes from which memory is mapped rather than allocated
-_PATIENCE = 500  # looks at a barrier before a thread of too many yields its core
 _SPINS = 20_000  # looks for new work before parking, each some tens of cycles
 
 
@@ -77,8 +76,6 @@ class Team:
         self._parked = np.zeros(count, np.int64)
         self._wake = [threading.Event() for _ in range(count)]
         self._at = self._control.ctypes.data
-        patience = _PATIENCE if count > physical_cores() else np.iinfo(np.int64).max
-        self._control[execute.PATIENCE : execute.PATIENCE + 8].view(np.int64)[0] = patience
         for each in (execute.kick, execute.lead, execute.work):
             _ = each.address  # compile before threads could ask for it at once
         self._lock = threading.Lock()

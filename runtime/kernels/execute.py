@@ -37,11 +37,10 @@ from ggq.jit.lang import (
 LINE = 128
 RUN, ARRIVALS, BARRIER, PROGRAM = 0, LINE, 2 * LINE, 3 * LINE
 # The program: addresses, counts, and where the threads' own memories start and how long each is.
-OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, QUIT, PATIENCE = (
-    PROGRAM + 8 * k for k in range(7)
-)
+OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, QUIT = (PROGRAM + 8 * k for k in range(6))
 WORKERS = 4 * LINE
 SPINNING, PARKED = 0, 1
+PATIENCE = 500  # looks at a barrier, some tens of cycles each
 
 
 def control_bytes(threads: int) -> int:
@@ -52,8 +51,8 @@ def control_bytes(threads: int) -> int:
 def _barrier(control: Value, threads: Value) -> None:
     """Wait until all threads are here.
 
-    Pure spinning, since a yielded core comes back late; but after PATIENCE looks it is yielded all
-    the same: with more threads than cores the one waited for may need it.
+    Spinning is quickest while every thread has a core. After PATIENCE looks the core is offered to
+    others: the thread waited for may need it, on a machine that has other work too.
     """
     number = atomic_load(control + BARRIER)
     arrived = atomic_add(control + ARRIVALS, const(i64, 1))
@@ -61,7 +60,7 @@ def _barrier(control: Value, threads: Value) -> None:
     with when(is_last):
         atomic_store(control + ARRIVALS, const(i64, 0))
         atomic_store(control + BARRIER, number + 1)
-    left = var(load(i64, control + PATIENCE, 8))
+    left = var(const(i64, PATIENCE))
     for _ in repeat_while(lambda: atomic_load(control + BARRIER).eq(number)):
         pause()
         left -= 1
