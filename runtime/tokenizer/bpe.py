@@ -94,7 +94,7 @@ class Bpe(Tokenizer):
         from tokenizers import Regex, Tokenizer, pre_tokenizers
         from tokenizers.models import BPE
 
-        pairs = _pairs(self.vocabulary.metadata.require(MERGES_KEY, StringArray).tolist())
+        pairs = merge_pairs(self.vocabulary.metadata.require(MERGES_KEY, StringArray).tolist())
         ids, helpers = self._with_helpers(LETTERS if self._pre.byte_level else "")
         options = {
             "ignore_merges": self._pre.ignore_merges,
@@ -141,7 +141,7 @@ class Gemma4(Bpe):
     fixed_pre = "gemma4"
 
 
-def _pairs(merges: list[str]) -> list[tuple[str, str]]:
+def merge_pairs(merges: list[str]) -> list[tuple[str, str]]:
     """The two parts of each merge; a space parts them, but not one at the very beginning."""
     ends = [(merge, merge.find(" ", 1)) for merge in dict.fromkeys(merges)]
     return [(merge[:end], merge[end + 1 :]) for merge, end in ends if end > 0]
