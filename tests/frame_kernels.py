@@ -69,12 +69,16 @@ def frame_kernels(family: BlockType) -> FrameKernels:
         for t, sums in enumerate(frame.multiply(panel, tile, cols)):
             store(out + 4 * panel_rows() * t, sums, 4)
 
-    bodies: list[Any] = [image, dot, pack, tile, multiply]
+    def made(body: Any, name: str) -> Kernel:
+        return Kernel(f"{STAMP}.{body.__name__}.{name}", body, body.__code__.co_argcount)
+
+    # Frames of equal key lay activations out alike, so they share those two.
     return FrameKernels(
-        *(
-            Kernel(f"{STAMP}.{body.__name__}.{family.name}", body, body.__code__.co_argcount)
-            for body in bodies
-        )
+        made(image, frame.key),
+        made(dot, family.name),
+        made(pack, family.name),
+        made(tile, frame.key),
+        made(multiply, family.name),
     )
 
 
