@@ -1,12 +1,9 @@
-"""Tokenizer files to metadata and back, against gguf-py, tokenizers and sentencepiece."""
+"""Tokenizer files to metadata, against the tokenizers and sentencepiece libraries."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,163 +20,14 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from ggq.convert.vocab import tokenizer_metadata
-from ggq.convert.vocab_export import write_tokenizer
 from ggq.convert.vocab_pre import pre_name, published_steps
-from ggq.convert.vocab_special import special_metadata
 from ggq.errors import ConvertError, NotFoundError, TokenizerError
 from ggq.metadata import Metadata
-from ggq.reader import Reader
 from ggq.runtime.tokenizer import Tokenizer, from_metadata
 from ggq.runtime.tokenizer._pretokenizers import LLAMA3, O200K, PRETOKENIZERS, QWEN2
-from ggq.strings import StringArray
 from tests import oracles, vocabularies
+from tests.vocab_files import CORPUS, LLAMA, TEXTS, any_text, listed, loaded, write
 from tests.vocabularies import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-
-LLAMA = {"architectures": ["LlamaForCausalLM"]}
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog, and the dog doesn't mind: it's 1234567 times.",
-    "She sells sea shells by the sea shore; the shells she sells are sea shells, I'm sure.",
-    "def quick(fox):\n    return [fox for fox in range(10)]  # the lazy dog\n\n",
-    "Größe, façade, naïve, Привет мир, こんにちは世界, 你好世界 — “quotes” … and emoji 🦊🐶",
-] * 4
-TEXTS = [*CORPUS[:4], "  two  spaces\n\n\nI'LL don't 12 345 6789", "<s>x</s>", "▁▁ marks ▁x", ""]
-any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
-
-
-def loaded(entries: list[tuple[Any, ...]]) -> Metadata:
-    metadata = Metadata("converted")
-    for key, kind, value, *item_type in entries:
-        metadata.set(key, value, kind, *item_type)
-    return metadata
-
-
-def write(folder: Path, name: str, content: Any) -> None:
-    (folder / name).write_text(json.dumps(content), encoding="utf-8")
-
-
-def listed(metadata: Metadata, key: str) -> list[Any]:
-    values: list[Any] = metadata[f"tokenizer.ggml.{key}"].tolist()
-    return values
-
-
-# --- special tokens, against gguf-py ---------------------------------------------------------
-
-BOS = {"SpecialToken": {"id": "<s>", "type_id": 0}}
-EOS = {"SpecialToken": {"id": "</s>", "type_id": 0}}
-END = {"SpecialToken": {"id": "<end>", "type_id": 0}}
-A = {"Sequence": {"id": "A", "type_id": 0}}
-B = {"Sequence": {"id": "B", "type_id": 1}}
-TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": {"content": "<unk>"}}
-
-
-def template(single: list[Any], pair: list[Any]) -> dict[str, Any]:
-    return {"type": "TemplateProcessing", "single": single, "pair": pair}
-
-
-CASES: dict[str, tuple[Any, Any, Any]] = {
-    # name: (post_processor, tokenizer_config.json, config.json)
-    "byte level": ({"type": "ByteLevel"}, TOKENS, {}),
-    "bos": (template([BOS, A], [BOS, A, BOS, B]), TOKENS, {}),
-    "bos and eos": (template([BOS, A, EOS], [BOS, A, EOS, B, EOS]), TOKENS, {}),
-    "separator": (template([A], [A, EOS, B]), TOKENS, {}),
-    "two separators": (template([A], [A, EOS, EOS, B]), TOKENS | {"sep_token": "</s>"}, {}),
-    "another end": (template([BOS, A, END], [BOS, A, B, END]), TOKENS, {}),
-    "bos only in the template": (template([BOS, A], [A, B]), {"eos_token": "</s>"}, {}),
-    "cls for bos": (template([BOS, A], []), {"cls_token": "<s>", "sep_token": "</s>"}, {}),
-    "sequence": (
-        {"type": "Sequence", "processors": [{"type": "ByteLevel"}, template([BOS, A], [])]},
-        TOKENS,
-        {},
-    ),
-    "roberta": (
-        {"type": "RobertaProcessing", "cls": ["<s>", 1], "sep": ["</s>", 2]},
-        TOKENS,
-        {},
-    ),
-    "flags": (None, TOKENS | {"add_bos_token": True, "add_eos_token": False}, {}),
-    "flags against template": (
-        template([BOS, A], [BOS, A, B]),
-        TOKENS | {"add_bos_token": False, "add_sep_token": True},
-        {},
-    ),
-    "numbers": (None, TOKENS, {"bos_token_id": 3, "pad_token_id": 0, "sep_token_id": [1]}),
-    "numbers of a text part": (
-        None,
-        {"x": 1},
-        {"eos_token_id": 1, "text_config": {"eos_token_id": 2, "bos_token_id": 3}},
-    ),
-    "numbers beyond": (None, {"x": 1}, {"bos_token_id": 99, "eos_token_id": 4}),
-    "no tokenizer_config": (template([BOS, A], []), None, {"bos_token_id": 1}),
-    "a template": (None, TOKENS | {"chat_template": "{{ x }}"}, {}),
-}
-
-
-# Prints what gguf-py's SpecialVocab finds in the folders it is given.
-REFERENCE = """
-import json, sys, gguf
-keys, found = gguf.Keys.Tokenizer, {}
-for folder in sys.argv[1:]:
-    special = gguf.SpecialVocab(folder, n_vocab=5)
-    values = {f"{role.upper()}_ID": n for role, n in special.special_token_ids.items()}
-    values |= {f"ADD_{role.upper()}": v for role, v in special.add_special_token.items()}
-    found[folder] = {getattr(keys, k): v for k, v in values.items() if hasattr(keys, k)}
-    if special.chat_template:
-        found[folder][keys.CHAT_TEMPLATE] = special.chat_template
-print(json.dumps(found))
-"""
-
-
-def test_special_tokens_are_those_of_the_reference(tmp_path: Path, llama_cpp_tree: Path) -> None:
-    folders = []
-    for name, (processor, tokenizer_config, config) in CASES.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        texts = ["<unk>", "<s>", "</s>", "<end>"]
-        added = [{"id": number, "content": text} for number, text in enumerate(texts)]
-        write(folder, "tokenizer.json", {"post_processor": processor, "added_tokens": added})
-        if tokenizer_config is not None:
-            write(folder, "tokenizer_config.json", tokenizer_config)
-        write(folder, "config.json", config)
-        folders.append(folder)
-    theirs = subprocess.run(
-        [sys.executable, "-c", REFERENCE, *map(str, folders)],
-        env=os.environ | {"PYTHONPATH": str(llama_cpp_tree / "gguf-py")},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    wanted = json.loads(theirs.stdout)
-    assert len(wanted) == len(CASES)
-    for folder in folders:
-        ours = dict(loaded(special_metadata(folder, n_vocab=5)))
-        assert ours == wanted[str(folder)], folder.name
-
-
-def test_chat_templates_from_every_file(tmp_path: Path) -> None:
-    def templates() -> dict[str, Any]:
-        found = loaded(special_metadata(tmp_path))
-        return {key.removeprefix("tokenizer."): found[key] for key in found}
-
-    write(tmp_path, "tokenizer_config.json", {"x": 1})
-    write(tmp_path, "chat_template.json", {"chat_template": "from json"})
-    assert templates() == {"chat_template": "from json"}
-    (tmp_path / "chat_template.jinja").write_text("from jinja é", encoding="utf-8")
-    assert templates() == {"chat_template": "from jinja é"}
-    (tmp_path / "additional_chat_templates").mkdir()
-    (tmp_path / "additional_chat_templates" / "tool-use.jinja").write_text("tools")
-    wanted = {
-        "chat_template.tool_use": "tools",
-        "chat_templates": ["tool_use"],
-        "chat_template": "from jinja é",
-    }
-    assert templates() == wanted
-    named = [{"name": "default", "template": "d"}, {"name": "rag", "template": "r"}, {"name": 1}]
-    write(tmp_path, "tokenizer_config.json", {"chat_template": named})
-    assert templates() == {
-        "chat_template.rag": "r",
-        "chat_templates": ["rag"],
-        "chat_template": "d",
-    }
-
 
 # --- BPE, against tokenizers -----------------------------------------------------------------
 
@@ -452,100 +300,6 @@ def test_a_sentencepiece_model_in_a_tokenizer_json(tmp_path: Path) -> None:
     assert set(listed(metadata, "scores")) == {-1000.0}
     with pytest.raises(TokenizerError, match="no known pre-tokenizer"):
         tokenizer_metadata(tmp_path, {"architectures": ["Qwen2ForCausalLM"]})
-
-
-# --- export ----------------------------------------------------------------------------------
-
-
-def again(metadata: Metadata, folder: Path) -> Metadata:
-    """`metadata` written as files of a model directory, and those converted."""
-    names = {"gemma3": "Gemma3ForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-    name = names.get(metadata.get_str("general.architecture", ""), "LlamaForCausalLM")
-    n_vocab = len(metadata["tokenizer.ggml.tokens"])
-    write(folder, "config.json", {"architectures": [name], "vocab_size": n_vocab})
-    write_tokenizer(metadata, folder)
-    return loaded(tokenizer_metadata(folder, json.loads((folder / "config.json").read_text())))
-
-
-def assert_same(found: Metadata, wanted: Metadata, but: tuple[str, ...] = ()) -> None:
-    keys = {
-        key for key in wanted if key.startswith("tokenizer.") and not key.endswith(but or ("!",))
-    }
-    assert keys <= set(found)
-    for key in keys:
-        ours, theirs = found[key], wanted[key]
-        assert isinstance(ours, StringArray) == isinstance(theirs, StringArray)
-        if not isinstance(theirs, str | int | float):
-            ours, theirs = ours.tolist(), theirs.tolist()
-        assert ours == theirs, key
-
-
-@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
-def test_export_and_convert_give_the_published_vocabulary(
-    model: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    published = Reader(request.getfixturevalue(model)).metadata
-    found = again(published, tmp_path)
-    assert_same(found, published)
-    assert set(found) == {key for key in published if key.startswith("tokenizer.")}
-    if model == "gemma3":
-        processor = sentencepiece.SentencePieceProcessor()
-        processor.LoadFromFile(str(tmp_path / "tokenizer.model"))
-        wanted = from_metadata(published).encode("Hello world 你好\n", add_special=False)
-        assert processor.encode("Hello world 你好\n") == wanted
-    else:
-        theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-        ours = from_metadata(published)
-        for text in [*TEXTS, "<|im_start|>user\n"]:
-            assert theirs.encode(text).ids == ours.encode(text)
-
-
-@pytest.mark.parametrize("name", ["llama-spm", "llama-bpe", "qwen2", "deepseek-llm"])
-def test_vocabularies_of_llama_cpp_come_back(
-    name: str, llama_cpp_tree: Path, tmp_path: Path
-) -> None:
-    path = llama_cpp_tree / "models" / f"ggml-vocab-{name}.gguf"
-    metadata = Reader(path, header_only=True).metadata
-    assert_same(again(metadata, tmp_path), metadata)
-
-
-def test_settings_come_back(tmp_path: Path) -> None:
-    special = {"<s>": CONTROL, "</s>": CONTROL, "<t>": USER_DEFINED, "[PAD260]": UNUSED}
-    metadata = vocabularies.bpe(
-        ["a b"],
-        special,
-        pre="llama-bpe",
-        bos_token_id=257,
-        eos_token_id=258,
-        add_bos_token=True,
-        add_eos_token=True,
-        add_space_prefix=False,
-    )
-    for name, text in (("", "default"), (".tool_use", "tools")):
-        metadata.set(f"tokenizer.chat_template{name}", text, vocabularies.ValueType.STRING)
-    found = again(metadata, tmp_path)
-    assert_same(found, metadata)
-    assert found["tokenizer.chat_templates"].tolist() == ["tool_use"]
-    ids = json.loads((tmp_path / "config.json").read_text())
-    assert (ids["bos_token_id"], ids["eos_token_id"]) == (257, 258)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        (vocabularies.bpe([], {"<b>": BYTE}), r"'<b>' of type BYTE has no place"),
-        (vocabularies.bpe([], {"[PAD9]": UNUSED}), "of type UNUSED has no place"),
-        (vocabularies.spm({"a": 0.0}, {"<x>": USER_DEFINED}), "'<x>' of type USER_DEFINED"),
-        (vocabularies.spm({"a": 0.0}, {"<x>": UNKNOWN}), "'<x>' of type UNKNOWN"),
-        (vocabularies.spm({"a": 0.0}, unknown_token_id=1), "'<s>' of type CONTROL"),
-        (vocabularies.spm({"a": 0.0}, {"<x>": 0}), "'<x>' of type UNDEFINED"),
-        (vocabularies.spm({"▁": 0.0}, model="gemma4", merges=["a b"]), "'gemma4' cannot"),
-        (vocabularies.bpe([], pre="gemma4"), "'gemma4' cannot be exported"),
-    ],
-)
-def test_what_the_files_cannot_hold(metadata: Metadata, message: str, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=message):
-        write_tokenizer(metadata, tmp_path)
 
 
 # --- errors ----------------------------------------------------------------------------------
