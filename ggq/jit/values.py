@@ -299,11 +299,11 @@ def cast(x: Any, type: Type) -> Value:
     """X as a value of `type`: a number becomes a constant, a scalar a vector of it."""
     if not isinstance(x, Value):
         return const(type, x)
-    if x.type.lanes == 0 and type.lanes:
-        x = splat(x, type.lanes)
-    if (x.type.kind == "f", x.type.bits, x.type.lanes) != (type.kind == "f", type.bits, type.lanes):
-        raise TypeError(f"{x.type} where {type} is wanted; convert with .to() or .bits()")
-    return x
+    value: Value = splat(x, type.lanes) if type.lanes and not x.type.lanes else x
+    found = value.type
+    if (found.kind == "f", found.bits, found.lanes) != (type.kind == "f", type.bits, type.lanes):
+        raise TypeError(f"{found} where {type} is wanted; convert with .to() or .bits()")
+    return value
 
 
 def pair(a: Value, b: Any) -> tuple[Value, Value]:
