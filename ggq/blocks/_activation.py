@@ -24,7 +24,6 @@ from ggq.jit.lang import (
     splat,
 )  # fmt: skip
 
-
 SMALLEST = 1e-30  # smaller ones count as zero, since 127 / peak must stay finite
 
 
