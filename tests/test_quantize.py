@@ -239,6 +239,21 @@ def test_the_number_of_threads_changes_nothing(name: str) -> None:
         assert np.array_equal(family.quantize(x, importance, threads=threads), one)
 
 
+def run_python(*arguments: str, **environment: str) -> str:
+    """Output of a Python process of its own, in the repository."""
+    command = [sys.executable, *arguments]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        command, env=os.environ | environment, cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    return done.stdout
+
+
+def test_no_byte_outside_of_the_arrays_is_touched() -> None:
+    assert run_python("-m", "tests.guarded_quantize").endswith("done\n")
+
+
 def test_rows_of_other_memory_layouts_are_read_right() -> None:
     x = np.random.default_rng(6).standard_normal((64, 96)).astype(np.float32)
     q8_0 = by_name("Q8_0")
@@ -268,12 +283,4 @@ LOWER_FORMS = [
 @pytest.mark.parametrize("form", LOWER_FORMS)
 def test_lower_forms_give_the_same_bytes(form: str) -> None:
     program = "import json; from tests.test_quantize import digests; print(json.dumps(digests()))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"GGQ_CPU": form},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == digests()
+    assert json.loads(run_python("-c", program, GGQ_CPU=form)) == digests()

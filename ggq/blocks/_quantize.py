@@ -98,9 +98,16 @@ def quantize(family: BlockType, x: F32, importance: F32 | None, threads: int) ->
     rows, cols = x.shape
     out = np.empty((rows, family.row_bytes(cols)), np.uint8)
     importance = _checked(importance, cols) if family.uses_importance else None
+    quantize_into(family, x, importance, out, threads)
+    return out
+
+
+def quantize_into(
+    family: BlockType, x: F32, importance: F32 | None, out: U8, threads: int = 0
+) -> None:
+    """Contiguous f32[R, C], importance f32[C] or None -> out u8[R, row_bytes], written."""
     if x.size:
         _Job(family, x, importance, out).run(threads or _cores())
-    return out
 
 
 def _cores() -> int:
