@@ -2,8 +2,9 @@
 
 Million weights per second on one core, ours and libgguf's, which is llama-quantize's own C code; a
 native build of llama.cpp runs it up to twice as fast as the wheel (Q4_K 15 M, Q6_K 35 M, Q4_0 970 M
-where the wheel makes 8.5 M, 15 M, 900 M). Both get the same weights in the same run, in turns; a figure is the median of the rounds, and so is
-the ratio. Time is processor time of the one thread, so that other load disturbs little.
+where the wheel makes 8.5 M, 15 M, 900 M). Both get the same weights in the same run, in turns; a
+figure is the median of the rounds, and so is the ratio. Time is processor time of the one thread,
+so that other load disturbs little.
 """
 
 from __future__ import annotations
