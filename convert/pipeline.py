@@ -29,7 +29,7 @@ from ggq.metadata import Metadata
 from ggq.shards import Split
 from ggq.writer import Writer
 
-CHUNK_WEIGHTS = 1 << 20
+CHUNK_WEIGHTS = 1 << 19
 FLOATS = ("F32", "F16", "BF16")
 
 

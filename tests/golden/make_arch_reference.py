@@ -1,7 +1,8 @@
 """Writes arch_reference.json: keys, tensors and files that llama.cpp's converter makes.
 
-    GGQ_LLAMA_CPP=TREE python -m tests.golden.make_arch_reference FOLDER_WITH_LLAMA_QUANTIZE
+    GGQ_LLAMA_CPP=TREE python -m tests.golden.make_arch_reference BIN EXPORTED/smollm2 ...
 
+BIN holds llama-quantize; each further folder is a published model as ggq-export writes it.
 `files` are sha256 of what llama-quantize makes of the converter's F32 file.
 Needs torch and transformers. The tiny vocabulary is in no hash list of the reference, so its
 pre-tokenizer name is given.
@@ -34,10 +35,12 @@ convert_hf_to_gguf.main()
 """
 
 
-def converted(model: Path, *options: str) -> GGUFReader:
+def converted(model: Path, *options: str, patched: bool = True) -> GGUFReader:
     """What the reference makes of a model directory."""
     out = model / "out.gguf"
     command = [sys.executable, "-c", RUN, str(llama_cpp_tree()), str(model)]
+    if not patched:
+        command[1:4] = [str(llama_cpp_tree() / "convert_hf_to_gguf.py")]
     subprocess.run([*command, "--outfile", str(out), *options], check=True, capture_output=True)
     return GGUFReader(out)
 
@@ -59,7 +62,7 @@ def quantized(tool: Path, source: Path, preset: str) -> str:
     return hashlib.sha256(out.read_bytes()).hexdigest()
 
 
-def main(tool: Path) -> None:
+def main(tool: Path, exported: list[Path]) -> None:
     """Run the reference on every case."""
     made: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
@@ -75,8 +78,13 @@ def main(tool: Path) -> None:
             (folder / "config.json").write_text(json.dumps(config))
             write_tokenizer(folder)
             made[name] = {"keys": keys(converted(folder, "--outtype", "f32", "--vocab-only"))}
+    for folder in exported:
+        converted(folder, "--outtype", "f32", patched=False)
+        made[f"exported {folder.name}"] = {
+            "files": {"Q4_K_M": quantized(tool, folder / "out.gguf", "Q4_K_M")}
+        }
     TARGET.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve() / "llama-quantize")
+    main(Path(sys.argv[1]).resolve() / "llama-quantize", list(map(Path, sys.argv[2:])))
