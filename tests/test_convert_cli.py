@@ -252,6 +252,9 @@ def test_shards(options: list[str], shards: int, tool: Tool, wide: Path, tmp_pat
         assert split.tensors.keys() == whole.tensors.keys()
         for name, tensor in whole.tensors.items():
             assert split.tensors[name].data.tobytes() == tensor.data.tobytes()
+    assert tool(first, tmp_path / "joined.gguf", "--type", "copy") == 0
+    assert (tmp_path / "joined.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert tool(first, first.with_name("part.gguf"), "--type", "copy", *options) == 2
 
 
 def test_name_of_the_model(tool: Tool, directory: Path, wide: Path, tmp_path: Path) -> None:
