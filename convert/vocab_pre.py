@@ -16,6 +16,7 @@ from ggq.runtime.tokenizer._pretokenizers import (
     GPT2,
     PRETOKENIZERS,
     RIGHT_TRIPLES,
+    TRAILING_SPACE,
     PreTokenizer,
 )
 
@@ -27,6 +28,7 @@ SAME_REGEX = {
     r"(?=(\d{3})+(?!\d))": RIGHT_TRIPLES,
     r" ?[^(\s|[.,!?…。，、।۔،])]+": BLOOM,
     r"\p{N}{1}": DIGIT,
+    r"\s+$": TRAILING_SPACE,
 }
 SPACE_TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 CUT_BEHIND_SPACES = {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 
 from ggq.errors import MetadataTypeError, MissingKeyError, TokenizerError
 from ggq.reader import Reader
@@ -126,6 +127,17 @@ def test_stream_gives_what_decode_gives(
     assert "".join(parts) == tokenizer.decode(tokens, special=special, continuing=continuing)
 
 
+@pytest.mark.parametrize("name", ["llama-spm", "gpt-2"])
+def test_ten_thousand_random_streams(name: str) -> None:
+    tokenizer, chance = vocab(name), random.Random(16)
+    for _ in range(10_000):
+        tokens = chance.choices(range(300), k=6) + chance.choices(range(tokenizer.n_vocab), k=2)
+        chance.shuffle(tokens)
+        stream = tokenizer.stream(continuing=False)
+        text = "".join([*map(stream.push, tokens), stream.finish()])
+        assert text == tokenizer.decode(tokens)
+
+
 def test_stream_waits_for_the_last_byte_of_a_character() -> None:
     tokenizer = vocab("llama-spm")
     bytes_of = [tokenizer.token_id(f"<0x{byte:02X}>") for byte in "🦙".encode()]
@@ -234,6 +246,17 @@ def test_every_pretokenizer_cuts_without_loss(name: str) -> None:
     for text in TEXTS:
         plain = tokenizer.encode(text, add_special=False, parse_special=False)
         assert tokenizer.decode(plain) == text
+
+
+def test_no_regex_tries_every_start_of_a_long_run_anew() -> None:
+    """One that does takes minutes for this text."""
+    text = " " * 100_000 + "1"
+    for splits in {pre.splits for pre in PRETOKENIZERS.values()}:
+        cut = [text]
+        for regex in splits:
+            step = pre_tokenizers.Split(Regex(regex), "isolated")
+            cut = [part for whole in cut for part, _ in step.pre_tokenize_str(whole)]
+        assert "".join(cut) == text
 
 
 def test_digits_are_grouped_from_the_right() -> None:

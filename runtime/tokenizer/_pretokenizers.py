@@ -3,7 +3,8 @@
 The regexes are the published ones of the models' tokenizer.json; each is applied to the parts the
 one before it left, and what it does not match is a part too. llama.cpp replaces letter case classes
 by ASCII ones, which differs for a few rare non-Latin words; here they are kept as the models have
-them. Right-aligned groups of three digits look ahead at most 64 groups, to stay linear.
+them. To stay linear, right-aligned groups of three digits look ahead at most 64 groups, and spaces
+at the end are looked for from their first one only.
 Facts: llama.cpp src/llama-vocab.cpp `llm_tokenizer_bpe` and `llama_vocab::impl::load`.
 """
 
@@ -23,6 +24,7 @@ MARKED_WORD = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
 EAST_ASIAN = "[一-龥぀-ゟ゠-ヿ]+"
 DIGIT = r"\p{N}"
 TRIPLES = r"\p{N}{1,3}"
+TRAILING_SPACE = r"(?<!\s)\s++$"
 RIGHT_TRIPLES = r"\p{N}{1,3}(?=(?:\p{N}{3}){0,64}(?!\p{N}))|\p{N}{3}"
 
 # Letters with case, beyond ASCII; escaped because some are equivalent to others.
@@ -160,7 +162,7 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
             r"[\r\n]",
             rf"\s?[A-Za-z{CASED_LETTERS}]+",
             r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-            r"\s+$",
+            TRAILING_SPACE,
             "[一-龥ࠀ-一가-퟿]+",
             r"\p{N}+",
         )
