@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.errors import FormatError, UsageError
+from ggq.errors import FormatError, UnsupportedModelError, UsageError
 from ggq.metadata import Metadata
 from ggq.reader import Reader, Tensor
 from ggq.runtime import arch, generation, tokenizer
 from ggq.runtime.arch import HParams, check_tensors
+from ggq.runtime.kernels.heads import HEAD_STEP
 from ggq.runtime.session import Session
 from ggq.runtime.threads import Team, physical_cores
 
 if TYPE_CHECKING:
     from ggq.runtime.chat import Chat
 
+ROPE_DIVISORS = "rope_freqs.weight"
 _DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
 
 
@@ -46,6 +48,8 @@ class Model:
         shapes = {name: tensor.shape for name, tensor in reader.tensors.items()}
         check_tensors(self.arch.tensors(self.hparams), shapes)
         _check_types(reader.tensors)
+        _check_vectors(reader.tensors)
+        _check_heads(self.arch.name, self.hparams)
         self.n_threads = n_threads or physical_cores()
 
     @property
@@ -140,3 +144,23 @@ def _check_types(tensors: dict[str, Tensor]) -> None:
             raise FormatError(f"tensor {name} is a vector of {tensor.type}, wanted F32")
         if tensor.type.name in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64"):
             raise FormatError(f"tensor {name} has type {tensor.type}, which holds no weights")
+
+
+def _check_vectors(tensors: dict[str, Tensor]) -> None:
+    """Norms, biases and divisors of rope: few numbers, of which each reaches every token."""
+    for name, tensor in tensors.items():
+        if len(tensor.shape) != 1:
+            continue
+        values = tensor.data.view("<f4")
+        if not np.isfinite(values).all():
+            raise FormatError(f"tensor {name} holds values that are not finite")
+        if name == ROPE_DIVISORS and not (values > 0).all():
+            raise FormatError(f"tensor {name} holds divisors that are not above 0")
+
+
+def _check_heads(arch_name: str, h: HParams) -> None:
+    if h.head_dim % HEAD_STEP:
+        raise UnsupportedModelError(
+            f"{arch_name}.attention.key_length is {h.head_dim}; "
+            f"only heads of a multiple of {HEAD_STEP} can be run"
+        )

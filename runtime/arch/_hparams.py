@@ -9,12 +9,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ggq.errors import FormatError
 from ggq.runtime.arch._base import RopeScaling
 
 MAX_LAYERS = 512
 MAX_WIDTH = 2**24
-MAX_CONTEXT = 2**31 - 1
+MAX_CONTEXT = 2**30  # the kernels count positions in 32 bits and look a tile ahead
+MIN_SINGLE, MAX_SINGLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 NOT_IMPLEMENTED = (
     "expert_count",
     "expert_used_count",
@@ -47,11 +50,11 @@ class Keys:
             raise self.wrong(key, f"a whole number in 1..{largest}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+    def number(self, key: str, default: float | None = None, above: float = 0.0) -> float:
+        """A number above `above` that a single can hold."""
         value = self.get(key) if key in self else default
-        if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
-            raise self.wrong(key, "a finite number above 0")
+        if not isinstance(value, float) or not above < value <= MAX_SINGLE or value < MIN_SINGLE:
+            raise self.wrong(key, f"a finite number above {above:g}")
         return value
 
     def absent(self, key: str) -> None:
@@ -105,7 +108,7 @@ def decoder_hparams(metadata: Mapping[str, Any], arch: str) -> dict[str, Any]:
         "n_vocab": vocabulary_size(metadata, keys),
         "n_ctx": n_ctx,
         "rms_eps": eps,
-        "rope_base": keys.number("rope.freq_base", 10000.0),
+        "rope_base": keys.number("rope.freq_base", 10000.0, above=1.0),
         "rope_dim": head_dim,
         "rope_scaling": rope_scaling(keys, n_ctx),
         "attention_scale": 1 / math.sqrt(head_dim),
@@ -115,7 +118,7 @@ def decoder_hparams(metadata: Mapping[str, Any], arch: str) -> dict[str, Any]:
 def vocabulary_size(metadata: Mapping[str, Any], keys: Keys) -> int:
     """Number of tokens, checked against the key that repeats it."""
     tokens = metadata.get("tokenizer.ggml.tokens")
-    if tokens is None or isinstance(tokens, str | int | float) or len(tokens) == 0:
+    if tokens is None or isinstance(tokens, str | int | float | np.ndarray) or not len(tokens):
         raise FormatError("metadata key tokenizer.ggml.tokens is missing or holds no tokens")
     if keys.integer("vocab_size", default=len(tokens)) != len(tokens):
         raise keys.wrong("vocab_size", f"{len(tokens)}, the length of tokenizer.ggml.tokens")

@@ -121,7 +121,7 @@ class Gemma3(Arch):
             **fields,
             sliding_window=window,
             windowed=_windowed(keys, fields["n_layer"]) if window else (False,) * fields["n_layer"],
-            rope_base_swa=keys.number("rope.freq_base_swa", 10000.0),
+            rope_base_swa=keys.number("rope.freq_base_swa", 10000.0, above=1.0),
             final_softcap=(
                 keys.number("final_logit_softcapping")
                 if keys.get("final_logit_softcapping")
@@ -217,7 +217,7 @@ def _windowed(keys: Keys, n_layer: int) -> tuple[bool, ...]:
     """The layers with a window: an array of flags, or a period of which the last layer has none."""
     pattern = keys.get("attention.sliding_window_pattern")
     if isinstance(pattern, np.ndarray):
-        if len(pattern) != n_layer:
+        if len(pattern) != n_layer or pattern.dtype.kind not in "biu":
             raise keys.wrong("attention.sliding_window_pattern", f"{n_layer} flags")
         return tuple(bool(flag) for flag in pattern)
     period = keys.integer("attention.sliding_window_pattern", default=PERIOD)

@@ -15,7 +15,8 @@ from ggq.runtime.kernels._op import Op, Single, Thread
 from ggq.runtime.kernels.norm import normalize
 
 KEY_BLOCK = 16  # positions of one block of keys
-_STEP = 4  # dimensions handled at once; every head dimension is a multiple
+_STEP = 4  # dimensions, or pairs of them, handled at once
+HEAD_STEP = 2 * _STEP  # every head has a multiple of so many dimensions
 
 
 def _rotate(x: Value, dims: Value, table: Value, neox: bool) -> None:
