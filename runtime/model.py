@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -51,6 +52,9 @@ class Model:
         _check_vectors(reader.tensors)
         _check_heads(self.arch.name, self.hparams)
         self.n_threads = n_threads or physical_cores()
+        self._opening = threading.Lock()
+        self._team: Team | None = None
+        self._closed = False
 
     @property
     def metadata(self) -> Metadata:
@@ -74,14 +78,18 @@ class Model:
 
         return Chat(self.metadata, self.tokenizer)
 
-    @cached_property
-    def _team(self) -> Team:
-        return Team(self.n_threads)
-
     def session(self, n_ctx: int = 0) -> Session:
-        """A new text. `n_ctx` 0 means all the model was trained for."""
+        """A new text. `n_ctx` 0 means all the model was trained for. Raises OutOfMemoryError.
+
+        Sessions are independent; threads may each use one, and take turns. Raises ValueError once
+        the model is closed.
+        """
         if n_ctx < 0:
             raise UsageError(f"wanted a context size, or 0 for the model's own, not {n_ctx}")
+        with self._opening:
+            if self._closed:
+                raise ValueError("the model is closed")
+            self._team = self._team or Team(self.n_threads)
         return Session(
             self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx
         )
@@ -120,9 +128,10 @@ class Model:
 
     def close(self) -> None:
         """End the threads and unmap the file; nothing of the model may be used afterwards."""
-        team = self.__dict__.pop("_team", None)
-        if team:
-            team.close()
+        with self._opening:
+            self._closed = True
+            if self._team:
+                self._team.close()
         self.reader.close()
 
     def __enter__(self) -> Model:

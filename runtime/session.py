@@ -74,9 +74,11 @@ class Session:
         return max(tile_tokens(), min(BATCH, fitting // tile_tokens() * tile_tokens()))
 
     def _checked(self, tokens: Sequence[int]) -> npt.NDArray[np.int32]:
-        ids = np.asarray(tokens, np.int64)
-        if ids.ndim != 1 or not len(ids):
-            raise ValueError(f"wanted at least one token id in a flat sequence, got {tokens!r}")
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"wanted at least one token id in a flat sequence, got {str(tokens)[:80]}"
+            )
         if ids.min() < 0 or ids.max() >= self._h.n_vocab:
             wrong = ids[(ids < 0) | (ids >= self._h.n_vocab)][0]
             raise ValueError(f"token id {wrong} is outside the vocabulary of {self._h.n_vocab}")
@@ -98,6 +100,7 @@ class Session:
         return self._programs[phase]
 
     def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
+        self._team.require_open()
         program, logits = self.program(phase)
         end = self.n_past + len(ids)
         for rope in self._ropes.values():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ggq.errors import OutOfMemoryError
 from ggq.runtime.kernels import execute
 
 I64 = npt.NDArray[np.int64]
@@ -42,15 +43,28 @@ def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
     """Zeroed memory at a multiple of 64 bytes; pages are touched only as used.
 
     Large memory is mapped without reserving it: a context is as long as the model allows, and few
-    texts use all of it.
+    texts use all of it. Raises OutOfMemoryError.
     """
-    if nbytes >= _MAPPED and sys.platform == "linux":
-        no_reserve = 0x4000  # MAP_NORESERVE, which the mmap module names from Python 3.13 on
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
-        return np.frombuffer(mmap.mmap(-1, nbytes, flags), np.uint8)
+    try:
+        return _mapped(nbytes) if nbytes >= _MAPPED else _allocated(nbytes)
+    except (MemoryError, OSError, OverflowError, ValueError):
+        raise OutOfMemoryError(
+            f"{nbytes / 1e9:,.1f} GB of memory cannot be had; a smaller context needs less (-c)"
+        ) from None
+
+
+def _allocated(nbytes: int) -> npt.NDArray[np.uint8]:
     whole = np.zeros(nbytes + 64, np.uint8)
     start = -whole.ctypes.data % 64
     return whole[start : start + nbytes]
+
+
+def _mapped(nbytes: int) -> npt.NDArray[np.uint8]:
+    if sys.platform != "linux":
+        return _allocated(nbytes)
+    no_reserve = 0x4000  # MAP_NORESERVE, which the mmap module names from Python 3.13 on
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    return np.frombuffer(mmap.mmap(-1, nbytes, flags), np.uint8)
 
 
 class Program:
@@ -79,6 +93,7 @@ class Team:
         for each in (execute.kick, execute.lead, execute.work):
             _ = each.address  # compile before threads could ask for it at once
         self._lock = threading.Lock()
+        self._closed = False
         self._workers = [
             threading.Thread(target=self._work, args=(i,), daemon=True, name=f"ggq-{i}")
             for i in range(1, count)
@@ -95,9 +110,15 @@ class Team:
             wake.wait()
             wake.clear()
 
+    def require_open(self) -> None:
+        """Raise ValueError once the team is closed: the weights may be unmapped by then."""
+        if self._closed:
+            raise ValueError("the model is closed")
+
     def run(self, program: Program, state: I64) -> None:
         """Run a program on the tokens that `state` describes (kernels/_op.py)."""
         with self._lock:
+            self.require_open()
             execute.kick(
                 self._at, self.count, program.operations.ctypes.data, len(program.operations),
                 state.ctypes.data, program.own.ctypes.data, program.own_bytes,
@@ -111,6 +132,9 @@ class Team:
     def close(self) -> None:
         """End the worker threads; the team cannot run afterwards."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)[0] = 1
             execute.kick(self._at, self.count, 0, 0, 0, 0, 0, self._parked.ctypes.data)
             for index in range(1, self.count):
