@@ -71,7 +71,7 @@ def load_model(args: argparse.Namespace) -> Model:
     from ggq.runtime.model import load
 
     path = fetch(hub_name(args.hf_repo)) if args.hf_repo else find_model(args.model or args.name)
-    return load(path, n_threads=max(args.threads, 0), mapped=not args.no_mmap)
+    return load(path, n_threads=max(args.threads, 0), mapped=not args.no_mmap, exact=args.exact)
 
 
 def _complete(

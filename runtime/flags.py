@@ -25,6 +25,8 @@ def parser() -> Parser:
                        help="positions of the context; 0: the model's")  # fmt: skip
     model.add_argument("-t", "--threads", type=int, default=0, metavar="N",
                        help="threads; 0: one per core")  # fmt: skip
+    model.add_argument("--exact", action="store_true",
+                       help="do not round activations to bytes: slower, exact logits")  # fmt: skip
     model.add_argument("--no-mmap", action="store_true",
                        help="read the file into memory instead of mapping it")  # fmt: skip
     model.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", metavar="N",

@@ -58,16 +58,20 @@ class _Memory:
 
 
 class Graph:
-    """Builds one program. `tensors` are the model's, `tokens` the most tokens of one run."""
+    """Builds one program. `tensors` are the model's, `tokens` the most tokens of one run.
+
+    With `exact` activations are never rounded to bytes: slower, and as exact as the weights.
+    """
 
     def __init__(
         self, phase: Phase, tensors: Mapping[str, Tensor], tokens: int, cache: KVCache,
-        ropes: dict[Hashable, RopeTable],
+        ropes: dict[Hashable, RopeTable], exact: bool = False,
     ) -> None:  # fmt: skip
         self.phase = phase
         self.tensors = tensors
         self.cache = cache
         self.ropes = ropes
+        self.exact = exact
         self.tokens = -(-tokens // tile_tokens()) * tile_tokens()
         self.private_bytes = 0
         self.logits: npt.NDArray[np.float32] | None = None
@@ -212,12 +216,12 @@ class Graph:
         reads: list[Access] = [(y, how)] if into else []
         if single:
             image = self._image(x, weight)
-            self._emit(linear.matvec(weight.type), reads, [(y, how)], x=image, **words)
+            self._emit(linear.matvec(weight.type, self.exact), reads, [(y, how)], x=image, **words)
         else:
             tiles, nbytes = self._tiles(x, weight)
-            panel = self._own("panel", linear.frame_of(weight.type).panel_bytes(cols))
+            panel = self._own("panel", linear.frame_of(weight.type, self.exact).panel_bytes(cols))
             self._emit(
-                linear.matmat(weight.type), [*reads, (tiles, ALL)], [(y, how)],
+                linear.matmat(weight.type, self.exact), [*reads, (tiles, ALL)], [(y, how)],
                 x=tiles.word, nbytes=nbytes, stride=y.stride, panel=panel, **words,
             )  # fmt: skip
         if bias and self.has(bias):
@@ -229,7 +233,7 @@ class Graph:
 
     def _image(self, x: Rows, weight: Tensor) -> int:
         """Word of x laid out for one vector, made once per layout."""
-        frame = linear.frame_of(weight.type)
+        frame = linear.frame_of(weight.type, self.exact)
         if frame.key not in x.layouts:
             out = self._own(f"image.{x.name}.{frame.key}", frame.image_bytes(x.cols))
             x.layouts[frame.key] = out
@@ -242,7 +246,7 @@ class Graph:
 
     def _tiles(self, x: Rows, weight: Tensor) -> tuple[Rows, int]:
         """x laid out for tiles of tokens, made once per layout, and the bytes of a tile."""
-        frame = linear.frame_of(weight.type)
+        frame = linear.frame_of(weight.type, self.exact)
         nbytes = frame.tile_bytes(x.cols)
         name = f"tiles.{x.name}.{frame.key}"
         if name not in self._shared:

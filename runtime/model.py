@@ -28,19 +28,23 @@ ROPE_DIVISORS = "rope_freqs.weight"
 _DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
 
 
-def load(path: str | os.PathLike[str], *, n_threads: int = 0, mapped: bool = True) -> Model:
+def load(
+    path: str | os.PathLike[str], *, n_threads: int = 0, mapped: bool = True, exact: bool = False
+) -> Model:
     """Open a model. `n_threads` 0 means one per physical core; without `mapped` it is read whole.
 
+    With `exact` activations stay singles instead of being rounded to bytes for quantized weights:
+    several times slower, and the logits are those of the weights as they are.
     Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
     ggq does not implement.
     """
-    return Model(Reader(path, mapped=mapped), n_threads)
+    return Model(Reader(path, mapped=mapped), n_threads, exact=exact)
 
 
 class Model:
     """Weights of one file, read where they lie in the memory map, and a team of threads."""
 
-    def __init__(self, reader: Reader, n_threads: int = 0) -> None:
+    def __init__(self, reader: Reader, n_threads: int = 0, *, exact: bool = False) -> None:
         if n_threads < 0:
             raise UsageError(f"wanted a number of threads, or 0 for all cores, not {n_threads}")
         self.reader = reader
@@ -52,6 +56,7 @@ class Model:
         _check_vectors(reader.tensors)
         _check_heads(self.arch.name, self.hparams)
         self.n_threads = n_threads or physical_cores()
+        self.exact = exact
         self._opening = threading.Lock()
         self._team: Team | None = None
         self._closed = False
@@ -91,8 +96,9 @@ class Model:
                 raise ValueError("the model is closed")
             self._team = self._team or Team(self.n_threads)
         return Session(
-            self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx
-        )
+            self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx,
+            exact=self.exact,
+        )  # fmt: skip
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """f32 [T, V]: the logits behind each of the tokens, from an empty cache."""

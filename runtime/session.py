@@ -26,13 +26,15 @@ _SCORE_BYTES = 1 << 26  # logits of one scoring run
 
 
 class Session:
-    """`n_ctx` positions, of which `n_past` hold tokens."""
+    """`n_ctx` positions, of which `n_past` hold tokens; `exact`: see Graph."""
 
     def __init__(
-        self, arch: Arch, h: HParams, tensors: Mapping[str, Tensor], team: Team, n_ctx: int
-    ) -> None:
+        self, arch: Arch, h: HParams, tensors: Mapping[str, Tensor], team: Team, n_ctx: int,
+        *, exact: bool = False,
+    ) -> None:  # fmt: skip
         self.n_ctx = n_ctx
         self.n_past = 0
+        self._exact = exact
         self._arch, self._h, self._tensors, self._team = arch, h, tensors, team
         self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx)
         self._ropes: dict[Hashable, RopeTable] = {}
@@ -93,7 +95,9 @@ class Session:
         """The compiled program of a phase and where its logits come to lie."""
         if phase not in self._programs:
             tokens = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
-            graph = Graph(phase, self._tensors, tokens[phase], self._cache, self._ropes)
+            graph = Graph(
+                phase, self._tensors, tokens[phase], self._cache, self._ropes, self._exact
+            )
             self._arch.forward(graph, self._h)
             assert graph.logits is not None
             self._programs[phase] = (graph.program(self._team.count), graph.logits)

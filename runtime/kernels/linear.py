@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ggq.blocks._float import FloatFrame
 from ggq.blocks._frame import Frame, panel_rows, tile_tokens
 from ggq.jit.lang import (
     Value,
@@ -33,9 +34,15 @@ ROWS_STEP = 16  # rows a thread takes at least: one cache line of results
 
 
 @cache
-def frame_of(family: BlockType) -> Frame:
-    """The family's frame, made once."""
-    return family.frame()
+def frame_of(family: BlockType, exact: bool) -> Frame:
+    """The family's frame, made once; with `exact`, one that leaves activations as they are."""
+    return FloatFrame(family) if exact else family.frame()
+
+
+def _name(family: BlockType, exact: bool) -> str:
+    """Tells apart the kernels of a family's own frame and of the exact one in its place."""
+    is_own = type(frame_of(family, exact)) is type(frame_of(family, False))
+    return family.name if is_own else f"{family.name}.exact"
 
 
 @cache
@@ -50,7 +57,7 @@ def image(key: str, frame: Frame) -> Op:
 
 
 @cache
-def matvec(family: BlockType) -> Op:
+def matvec(family: BlockType, exact: bool) -> Op:
     """y[r] = W[r] . x, or y[r] += it where `accumulate` is 1."""
 
     def body(
@@ -60,11 +67,11 @@ def matvec(family: BlockType) -> Op:
         x, y = t.at(x), t.at(y)
         begin, end = t.share(rows, ROWS_STEP)
         for r in loop(begin, end):
-            dot = frame_of(family).dot_row(w + r * row_bytes, cols, x)
+            dot = frame_of(family, exact).dot_row(w + r * row_bytes, cols, x)
             old = select(accumulate.ne(0), load(f32, y + r * 4, 4), const(f32, 0.0))
             store(y + r * 4, old + dot, 4)
 
-    return Op(f"matvec.{family.name}", body)
+    return Op(f"matvec.{_name(family, exact)}", body)
 
 
 @cache
@@ -85,7 +92,7 @@ def tile(key: str, frame: Frame) -> Op:
 
 
 @cache
-def matmat(family: BlockType) -> Op:
+def matmat(family: BlockType, exact: bool) -> Op:
     """y[t, r] = W[r] . x[t] for all tokens, or y += it where `accumulate` is 1.
 
     Rows of y are `stride` bytes apart and padded to whole panels and tiles.
@@ -95,7 +102,7 @@ def matmat(family: BlockType) -> Op:
         t: Thread, w: Value, row_bytes: Value, rows: Value, cols: Value, x: Value, nbytes: Value,
         y: Value, stride: Value, accumulate: Value, panel: Value,
     ) -> None:  # fmt: skip
-        frame, width, height = frame_of(family), tile_tokens(), panel_rows()
+        frame, width, height = frame_of(family, exact), tile_tokens(), panel_rows()
         panel = t.at(panel)
         begin, end = t.share(rows, ROWS_STEP)
         tiles = (t.n_tokens + (width - 1)) // width
@@ -114,7 +121,7 @@ def matmat(family: BlockType) -> Op:
                     with when(accumulate.eq(0)):
                         store(at, sums, 4)
 
-    return Op(f"matmat.{family.name}", body)
+    return Op(f"matmat.{_name(family, exact)}", body)
 
 
 @cache
