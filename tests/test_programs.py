@@ -31,7 +31,7 @@ def test_no_operation_of_any_architecture_leaves_its_buffers(name: str, tmp_path
 
 @pytest.mark.parametrize("phase", Phase)
 def test_a_program_has_few_barriers(phase: Phase, smollm2: Path) -> None:
-    """Where the division of work changes: six times in a layer of decoding, ten with many tokens."""
+    """Where the division of work changes: 6 times a layer in decoding, 10 with many tokens."""
     with ggq.load(smollm2, n_threads=1) as model:
         program, _ = model.session(64).program(phase)
     barriers = int((program.operations[:, 0] == 0).sum())
