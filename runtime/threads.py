@@ -90,6 +90,7 @@ class Team:
         self._parked = np.zeros(count, np.int64)
         self._wake = [threading.Event() for _ in range(count)]
         self._at = self._control.ctypes.data
+        self._runs = self._control[execute.RUN : execute.RUN + 8].view(np.int64)
         for each in (execute.kick, execute.lead, execute.work):
             _ = each.address  # compile before threads could ask for it at once
         self._lock = threading.Lock()
@@ -119,15 +120,23 @@ class Team:
         """Run a program on the tokens that `state` describes (kernels/_op.py)."""
         with self._lock:
             self.require_open()
-            execute.kick(
-                self._at, self.count, program.operations.ctypes.data, len(program.operations),
-                state.ctypes.data, program.own.ctypes.data, program.own_bytes,
-                self._parked.ctypes.data,
-            )  # fmt: skip
-            for index in range(1, self.count):
-                if self._parked[index] == execute.PARKED:
-                    self._wake[index].set()
-            execute.lead(self._at, self.count)
+            before = self._runs[0]
+            try:
+                execute.kick(
+                    self._at, self.count, program.operations.ctypes.data, len(program.operations),
+                    state.ctypes.data, program.own.ctypes.data, program.own_bytes,
+                    self._parked.ctypes.data,
+                )  # fmt: skip
+            finally:
+                # Ctrl-C may arrive right here: what the workers have begun must be led to its end.
+                if self._runs[0] != before:
+                    self._wake_parked()
+                    execute.lead(self._at, self.count)
+
+    def _wake_parked(self) -> None:
+        for index in range(1, self.count):
+            if self._parked[index] == execute.PARKED:
+                self._wake[index].set()
 
     def close(self) -> None:
         """End the worker threads; the team cannot run afterwards."""
