@@ -5,12 +5,11 @@ A family is found by scanning this folder, so adding one touches no list.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from ggq.blocks._base import BlockType
 from ggq.errors import UnknownTypeError
+from ggq.registry import classes_in
 
 __all__ = ["BlockType", "all_types", "by_id", "by_name"]
 
@@ -18,18 +17,10 @@ __all__ = ["BlockType", "all_types", "by_id", "by_name"]
 @cache
 def _registry() -> dict[int, BlockType]:
     found: dict[int, BlockType] = {}
-    for entry in pkgutil.iter_modules(__path__):
-        if entry.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{__name__}.{entry.name}")
-        for value in vars(module).values():
-            if not (isinstance(value, type) and issubclass(value, BlockType)):
-                continue
-            if value.__module__ != module.__name__ or "id" not in vars(value):
-                continue
-            if value.id in found:
-                raise RuntimeError(f"{value.__name__} and {found[value.id]} both claim {value.id}")
-            found[value.id] = value()
+    for kind in classes_in(__name__, __path__, BlockType, "id"):
+        if kind.id in found:
+            raise RuntimeError(f"{kind.__name__} and {found[kind.id]} both claim {kind.id}")
+        found[kind.id] = kind()
     return dict(sorted(found.items()))
 
 

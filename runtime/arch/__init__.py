@@ -5,11 +5,10 @@ An architecture is found by scanning this folder, so adding one touches no list.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from ggq.errors import UnsupportedModelError
+from ggq.registry import classes_in
 from ggq.runtime.arch._base import Arch, HParams, RopeScaling, TensorRule, Transform, check_tensors
 
 __all__ = [
@@ -28,18 +27,10 @@ __all__ = [
 @cache
 def _registry() -> dict[str, Arch]:
     found: dict[str, Arch] = {}
-    for entry in pkgutil.iter_modules(__path__):
-        if entry.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{__name__}.{entry.name}")
-        for value in vars(module).values():
-            if not (isinstance(value, type) and issubclass(value, Arch)):
-                continue
-            if value.__module__ != module.__name__ or "name" not in vars(value):
-                continue
-            if value.name in found:
-                raise RuntimeError(f"two architectures claim the name {value.name}")
-            found[value.name] = value()
+    for kind in classes_in(__name__, __path__, Arch, "name"):
+        if kind.name in found:
+            raise RuntimeError(f"two architectures claim the name {kind.name}")
+        found[kind.name] = kind()
     return dict(sorted(found.items()))
 
 

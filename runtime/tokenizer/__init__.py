@@ -5,12 +5,11 @@ An algorithm is found by scanning this folder, so adding one touches no list.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from ggq.errors import TokenizerError
 from ggq.metadata import Metadata
+from ggq.registry import classes_in
 from ggq.runtime.tokenizer._base import Tokenizer
 from ggq.runtime.tokenizer._stream import TextStream
 
@@ -22,19 +21,11 @@ MODEL_KEY = "tokenizer.ggml.model"
 @cache
 def _registry() -> dict[str, type[Tokenizer]]:
     found: dict[str, type[Tokenizer]] = {}
-    for entry in pkgutil.iter_modules(__path__):
-        if entry.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{__name__}.{entry.name}")
-        for value in vars(module).values():
-            if not (isinstance(value, type) and issubclass(value, Tokenizer)):
-                continue
-            if value.__module__ != module.__name__ or "models" not in vars(value):
-                continue
-            for model in value.models:
-                if model in found:
-                    raise RuntimeError(f"two tokenizers claim the model {model!r}")
-                found[model] = value
+    for kind in classes_in(__name__, __path__, Tokenizer, "models"):
+        for model in kind.models:
+            if model in found:
+                raise RuntimeError(f"two tokenizers claim the model {model!r}")
+            found[model] = kind
     return dict(sorted(found.items()))
 
 
