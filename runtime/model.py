@@ -34,7 +34,7 @@ def load(
     """Open a model. `n_threads` 0 means one per physical core; without `mapped` it is read whole.
 
     With `exact` activations stay singles instead of being rounded to bytes for quantized weights:
-    several times slower, and the logits are those of the weights as they are.
+    about half the speed, and the logits are those of the weights as they are.
     Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
     ggq does not implement.
     """

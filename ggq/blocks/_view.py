@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Value, concat, f32, load, shuffle, splat, u8, u16
+from ggq.jit.lang import Value, concat, load, shuffle, splat, u8, u16
 
 if TYPE_CHECKING:
     from ggq.blocks._base import BlockType
@@ -113,8 +113,3 @@ class Blocks:
             for b in range(self.count)
         ]
         return concat(*singles) if self.repeat else singles[0][0]
-
-
-def lanes_of(values: Value, start: int, count: int) -> Value:
-    """f32[count]: byte codes start..start+count as singles."""
-    return shuffle(values, range(start, start + count)).to(f32)

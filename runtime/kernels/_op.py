@@ -15,7 +15,7 @@ from typing import Any
 
 from ggq.blocks._frame import tile_tokens
 from ggq.jit import Kernel
-from ggq.jit.lang import Value, const, f32, i32, i64, load, minimum, select
+from ggq.jit.lang import Value, f32, i32, i64, load, minimum, select
 
 PRIVATE = 1 << 62  # set in a word that is an offset into the thread's own memory
 STATE_WORDS = 8
@@ -94,8 +94,3 @@ def op(body: Callable[..., None]) -> Op:
     """Decorator: the first parameter is the Thread, the others words of the description."""
     module = body.__module__.rpartition(".")[2].strip("_")
     return Op(f"{module}.{body.__name__}", body)
-
-
-def no_address() -> Value:
-    """Address zero."""
-    return const(i64, 0)
