@@ -57,7 +57,8 @@ def frame_kernels(family: BlockType) -> FrameKernels:
     ) -> None:
         for _ in loop(repeats):
             for r in loop(rows):
-                store(out + r * 4, frame.dot_row(weights + r * row_bytes, cols, image), 4)
+                (dot,) = frame.dot_row(weights + r * row_bytes, cols, [image])
+                store(out + r * 4, dot, 4)
 
     def pack(weights: Value, row_bytes: Value, cols: Value, panel: Value) -> None:
         frame.pack_panel(lambda r: weights + row_bytes * r, cols, panel)

@@ -6,7 +6,7 @@ integer form yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ggq.blocks._frame import (
@@ -68,22 +68,26 @@ class FloatFrame(Frame):
         block = self.family.weights
         return list(self.family.singles(row + (i // block) * self.family.nbytes, step))
 
-    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+    def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
         lanes = target().lanes
-        sums = [var(zeros(f32 * lanes)) for _ in range(4)]
-        rest = var(const(f32, 0.0))
+        sums = [[var(zeros(f32 * lanes)) for _ in range(4)] for _ in images]
+        rests = [var(const(f32, 0.0)) for _ in images]
         for step, start, end in self._steps(cols):
             for i in loop(start, end, step):
                 for first, w in self._weights(row, i, step):
                     if w.type.lanes in (0, 1):
                         w = w if not w.type.lanes else w[0]
-                        rest.set(fma(w, load(f32, image + (i + first) * 4, 4), rest))
+                        for image, rest in zip(images, rests, strict=True):
+                            rest.set(fma(w, load(f32, image + (i + first) * 4, 4), rest))
                         continue
                     for k, part in enumerate(split(w, lanes) if w.type.lanes > lanes else [w]):
-                        at = image + (i + (first + k * lanes)) * 4
-                        total = sums[(first // lanes + k) % 4]
-                        total.set(fma(part, load(f32 * lanes, at, 4), total))
-        return hsum((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest
+                        at = (i + (first + k * lanes)) * 4
+                        for image, four in zip(images, sums, strict=True):
+                            total = four[(first // lanes + k) % 4]
+                            total.set(fma(part, load(f32 * lanes, image + at, 4), total))
+        return [
+            hsum((a + b) + (c + d)) + rest for (a, b, c, d), rest in zip(sums, rests, strict=True)
+        ]
 
     def panel_bytes(self, cols: int) -> int:
         return padded(4 * cols * panel_rows())

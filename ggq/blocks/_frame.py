@@ -2,7 +2,7 @@
 
 A `Frame` knows one family's arithmetic in three shapes, each written once for all families:
 
-* a row times one vector (`dot_row`): decoding, one sequential stream from the memory map;
+* a row times one vector or a few (`dot_row`): decoding, one sequential stream from the memory map;
 * a panel of rows times a tile of tokens (`multiply`): prefill, the panel unpacked once
   (`pack_panel`) into [k][row] order and used for every tile;
 * the activations themselves, laid out as the two above read them (`write_image`, `write_tile`).
@@ -13,7 +13,7 @@ The methods are traced: arguments named as addresses are kernel values, and so a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ggq.jit.isa import target
@@ -53,8 +53,11 @@ class Frame(ABC):
         """Lay out x f32[cols] for `dot_row`."""
 
     @abstractmethod
-    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
-        """f32 scalar: the row's blocks times the vector."""
+    def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
+        """f32 scalars: the row's blocks, unpacked once, times each vector.
+
+        A vector's result does not depend on how many others there are.
+        """
 
     @abstractmethod
     def panel_bytes(self, cols: int) -> int:

@@ -6,7 +6,7 @@ product then belongs to one block and is scaled by that block's d times the acti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from ggq.blocks._activation import QuantizedBlock
@@ -92,6 +92,14 @@ class SmallBlock(BlockType):
     def frame(self) -> Frame:
         """The integer frame of the family."""
         return SmallFrame(self)
+
+
+class _Sums:
+    """What one vector's products add up to: scaled dots, and minima times weighted sums."""
+
+    def __init__(self, lanes: int, blocks: int) -> None:
+        self.total = var(zeros(f32 * lanes))
+        self.minima = var(zeros(f32 * blocks))
 
 
 class SmallFrame(Frame):
@@ -184,37 +192,42 @@ class SmallFrame(Frame):
                 yield at.value, count
                 at += count
 
-    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+    def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
         g = self._group()
         nbytes, *_, per_block = self._image()
-        total = var(zeros(f32 * (g * per_block)))
-        minima = var(zeros(f32 * g))
+        sums = [_Sums(g * per_block, g) for _ in images]
         for b, count in self._groups(cols // BLOCK):
             k = b % g if count < g else const(i64, 0)
-            self._step(row, b, count, image + (b // g) * nbytes, k, total, minima)
-        out = hsum(total)
-        return out + hsum(minima) if self.family.has_minimum else out
+            groups = [image + (b // g) * nbytes for image in images]
+            self._step(row, b, count, groups, k, sums)
+        if not self.family.has_minimum:
+            return [hsum(s.total) for s in sums]
+        return [hsum(s.total) + hsum(s.minima) for s in sums]
 
-    def _step(self, row, b, count, group, k, total, minima) -> None:  # type: ignore[no-untyped-def]
-        """Blocks b .. b + count of the row times blocks k .. k + count of an image group."""
+    def _step(
+        self, row: Value, b: Value, count: int, groups: list[Value], k: Value, sums: list[_Sums]
+    ) -> None:
+        """Blocks b .. b + count of the row times blocks k .. k + count of an image group each."""
         g, parts = self._group(), self._parts()
-        _, fixes, scales, sums, per_block = self._image()
+        _, fixes, scales, weighted, per_block = self._image()
         width, lanes = BLOCK // parts, count * per_block
         view = Blocks(self.family, row + b * self.family.nbytes, count)
-        acc = zeros(i32 * lanes)
-        if self._excess():
-            acc = load(i32 * lanes, group + k * (4 * per_block) + fixes, 4)
-        for p, codes in enumerate(self.family.codes(view)):
-            x = load(i8 * (count * width), group + k * width + p * width * g)
-            acc = self._dot(acc, self._as_dot_operand(codes)[0], x)
+        codes = [self._as_dot_operand(part)[0] for part in self.family.codes(view)]
         d = self.family.scale(view.repeated(per_block))
-        d = d * load(f32 * lanes, group + k * (4 * per_block) + scales, 4)
-        whole = total.type.lanes
-        total.set(fma(widen(acc.to(f32), whole), widen(d, whole), total))
-        if self.family.has_minimum:
-            m = self.family.minimum(view.repeated(1))
-            s = load(f32 * count, group + k * 4 + sums, 4)
-            minima.set(fma(widen(m, g), widen(s, g), minima))
+        m = self.family.minimum(view.repeated(1)) if self.family.has_minimum else None
+        for group, each in zip(groups, sums, strict=True):
+            acc = zeros(i32 * lanes)
+            if self._excess():
+                acc = load(i32 * lanes, group + k * (4 * per_block) + fixes, 4)
+            for p, part in enumerate(codes):
+                x = load(i8 * (count * width), group + k * width + p * width * g)
+                acc = self._dot(acc, part, x)
+            scale = d * load(f32 * lanes, group + k * (4 * per_block) + scales, 4)
+            whole = each.total.type.lanes
+            each.total.set(fma(widen(acc.to(f32), whole), widen(scale, whole), each.total))
+            if m is not None:
+                s = load(f32 * count, group + k * 4 + weighted, 4)
+                each.minima.set(fma(widen(m, g), widen(s, g), each.minima))
 
     # -- a panel of rows times a tile of tokens ----------------------------------------------
     # Panel, per block: eight dwords of codes for every row, d of every row, m of every row.

@@ -6,7 +6,7 @@ once. Two dot products of 16 useful bits share one multiply by their scales (`do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from ggq.blocks._activation import QuantizedBlock
@@ -166,49 +166,67 @@ class SuperFrame(Frame):
                 store(out + (BLOCK + 2 * j), total, 2)
             store(out + (BLOCK + 32), block.scale, 4)
 
-    def dot_row(self, row: Value, cols: Value, image: Value) -> Value:
+    def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
         family, t = self.family, target()
         groups = family.groups
-        total = var(zeros(f32 * t.lanes))
-        minima = var(zeros(f32 * (groups // 2)))
+        totals = [var(zeros(f32 * t.lanes)) for _ in images]
+        minima = [var(zeros(f32 * (groups // 2))) for _ in images]
         for b in loop(cols // BLOCK):
             view = Blocks(family, row + b * family.nbytes)
-            x = image + b * self._record()
-            scales = family.scales(view)
-            sums = load(i16 * groups, x + BLOCK, 2)
-            acc = zeros(i32 * t.lanes)
-            if self._excess():
-                fix = t.dot_pairs(zeros(i32 * (groups // 2)), scales, sums) * -self._excess()
-                acc = _fit(fix, t.lanes)
-            acc = self._scaled_dots(view, scales, x, acc)
-            dx = load(f32, x + (BLOCK + 32), 4)
-            total.set(fma(acc.to(f32), splat(family.scale(view) * dx, t.lanes), total))
+            scales, d = family.scales(view), family.scale(view)
+            xs = [image + b * self._record() for image in images]
+            accs = self._scaled_dots(view, scales, xs, [self._start(scales, x) for x in xs])
+            for x, acc, total in zip(xs, accs, totals, strict=True):
+                dx = load(f32, x + (BLOCK + 32), 4)
+                total.set(fma(acc.to(f32), splat(d * dx, t.lanes), total))
             if family.has_minimum:
-                m = t.dot_pairs(zeros(i32 * (groups // 2)), family.minima(view), sums)
-                minima.set(fma(m.to(f32), splat(view.half("dmin") * dx, groups // 2), minima))
-        out = hsum(total)
-        return out - hsum(minima) if family.has_minimum else out
+                lows, dmin = family.minima(view), view.half("dmin")
+                for x, low in zip(xs, minima, strict=True):
+                    sums, dx = load(i16 * groups, x + BLOCK, 2), load(f32, x + (BLOCK + 32), 4)
+                    m = t.dot_pairs(zeros(i32 * (groups // 2)), lows, sums)
+                    low.set(fma(m.to(f32), splat(dmin * dx, groups // 2), low))
+        if not family.has_minimum:
+            return [hsum(total) for total in totals]
+        return [hsum(total) - hsum(low) for total, low in zip(totals, minima, strict=True)]
 
-    def _scaled_dots(self, view: Blocks, scales: Value, x: Value, acc: Value) -> Value:
-        """acc + the sum over sub-blocks of scale * dot, spread over the lanes of acc."""
+    def _start(self, scales: Value, x: Value) -> Value:
+        """i32 vector the dots of a block are added to: what the codes' excess makes too much."""
+        lanes = target().lanes
+        if not self._excess():
+            return zeros(i32 * lanes)
+        groups = self.family.groups
+        sums = load(i16 * groups, x + BLOCK, 2)
+        fix = target().dot_pairs(zeros(i32 * (groups // 2)), scales, sums) * -self._excess()
+        return _fit(fix, lanes)
+
+    def _scaled_dots(
+        self, view: Blocks, scales: Value, xs: list[Value], accs: list[Value]
+    ) -> list[Value]:
+        """Each acc + the sum over sub-blocks of scale * dot, spread over its lanes."""
         t, lanes = target(), target().lanes
-        waiting: tuple[Value, list[int]] | None = None
+        waiting: tuple[list[Value], list[int]] | None = None
         for k, (starts, codes) in enumerate(self.family.codes(view, t.nbytes)):
-            moved = load(i8 * t.nbytes, x + t.nbytes * k)
-            dots = self._dot(zeros(i32 * lanes), self._operand(codes), moved)
+            operand = self._operand(codes)
+            moved = [load(i8 * t.nbytes, x + t.nbytes * k) for x in xs]
+            dots = [self._dot(zeros(i32 * lanes), operand, x) for x in moved]
             group = [starts[lane // 4] // self.family.group for lane in range(lanes)]
             if self.family.signed:
-                acc = acc + dots * shuffle(scales, group).to(i32)
+                scale = shuffle(scales, group).to(i32)
+                accs = [acc + dot * scale for acc, dot in zip(accs, dots, strict=True)]
             elif waiting is None:
                 waiting = (dots, group)
             else:
                 # Both fit 16 bits: 4 * 63 * 127 < 2^15. Even lanes of the pair are the first's.
-                first, group0 = waiting
-                pair = (first & 0xFFFF) | (dots << 16)
+                firsts, group0 = waiting
                 pairs = [g for both in zip(group0, group, strict=True) for g in both]
-                acc = t.dot_pairs(acc, pair.bits(i16 * (2 * lanes)), shuffle(scales, pairs))
+                scale = shuffle(scales, pairs)
+                both = [
+                    ((first & 0xFFFF) | (dot << 16)).bits(i16 * (2 * lanes))
+                    for first, dot in zip(firsts, dots, strict=True)
+                ]
+                accs = [t.dot_pairs(acc, p, scale) for acc, p in zip(accs, both, strict=True)]
                 waiting = None
-        return acc
+        return accs
 
     # -- a panel of rows times a tile of tokens --------------------------------------------------
     # Panel, per block: 64 dwords of codes for every row; the scale of every sub-block as i32 for

@@ -67,7 +67,7 @@ def matvec(family: BlockType, exact: bool) -> Op:
         x, y = t.at(x), t.at(y)
         begin, end = t.share(rows, ROWS_STEP)
         for r in loop(begin, end):
-            dot = frame_of(family, exact).dot_row(w + r * row_bytes, cols, x)
+            (dot,) = frame_of(family, exact).dot_row(w + r * row_bytes, cols, [x])
             old = select(accumulate.ne(0), load(f32, y + r * 4, 4), const(f32, 0.0))
             store(y + r * 4, old + dot, 4)
 
