@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ggq.runtime.generation import Chunk
     from ggq.runtime.model import Model
     from ggq.runtime.sampler_params import SamplerParams
+    from ggq.runtime.session import Session
     from ggq.runtime.timings import Timings
 
 PROG = "ggq-run"
@@ -96,7 +97,8 @@ def _complete(
     answer = stream(
         session, model.tokenizer, tokens, sampler, max_tokens=args.predict, timings=timings
     )
-    _show(answer, session.n_ctx)
+    with _profiling(session, args.profile):
+        _show(answer, session.n_ctx)
 
 
 def _converse(
@@ -115,14 +117,28 @@ def _converse(
     _tell_seed(params, sampler.seed)
     session = model.session(args.ctx_size)
     talk = Conversation(session, model.tokenizer, model.chat_template, sampler, args.system_prompt)
-    for question in _questions(prompt, goes_on):
+    with _profiling(session, args.profile):
+        for question in _questions(prompt, goes_on):
+            try:
+                answer = talk.ask(question, max_tokens=args.predict, timings=timings)
+                if _show(answer, session.n_ctx) == "context":
+                    break
+            except KeyboardInterrupt:
+                if not goes_on:
+                    raise
+
+
+@contextlib.contextmanager
+def _profiling(session: Session, wanted: bool) -> Iterator[None]:
+    """Measure the runs within, if wanted, and tell at the end where their time went."""
+    if not wanted:
+        yield
+        return
+    with session.profile() as profile:
         try:
-            answer = talk.ask(question, max_tokens=args.predict, timings=timings)
-            if _show(answer, session.n_ctx) == "context":
-                break
-        except KeyboardInterrupt:
-            if not goes_on:
-                raise
+            yield
+        finally:
+            print(f"\n{profile}", file=sys.stderr)
 
 
 def _questions(prompt: str | None, goes_on: bool) -> Iterator[str]:

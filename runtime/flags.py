@@ -27,6 +27,8 @@ def parser() -> Parser:
                        help="threads; 0: one per core")  # fmt: skip
     model.add_argument("--exact", action="store_true",
                        help="do not round activations to bytes: slower, exact logits")  # fmt: skip
+    model.add_argument("--profile", action="store_true",
+                       help="tell where time went: per kernel, per layer, at barriers")  # fmt: skip
     model.add_argument("--no-mmap", action="store_true",
                        help="read the file into memory instead of mapping it")  # fmt: skip
     model.add_argument("-ngl", "--gpu-layers", "--n-gpu-layers", metavar="N",

@@ -21,7 +21,7 @@ from ggq.jit import Kernel, prepare
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import RopeScaling
 from ggq.runtime.kernels import activation, attention, heads, linear, norm
-from ggq.runtime.kernels._op import PRIVATE, Op
+from ggq.runtime.kernels._op import PRIVATE, Op, Step
 from ggq.runtime.kvcache import KVCache
 from ggq.runtime.rope import RopeTable
 from ggq.runtime.threads import Program, aligned
@@ -79,7 +79,7 @@ class Graph:
         self._keep: list[npt.NDArray[Any]] = []
         self._shared: dict[str, Rows] = {}
         self._owned: dict[str, tuple[int, int]] = {}  # word, bytes
-        self._program: list[tuple[Kernel | None, npt.NDArray[np.int64] | None]] = []
+        self._program: list[Step] = []
         self._pending: dict[str, _Memory] = {}
 
     # -- memory ----------------------------------------------------------------------------------
@@ -108,14 +108,14 @@ class Graph:
         self, op: Op, reads: list[Access], writes: list[Access], **words: int | float
     ) -> None:
         if self._conflicts(reads, writes):
-            self._program.append((None, None))
+            self._program.append(Step())
             self._pending.clear()
         for rows, how in reads:
             self._pending.setdefault(rows.name, _Memory()).read.add(how)
         for rows, how in writes:
             self._pending.setdefault(rows.name, _Memory()).written.add(how)
         description = np.array(op.describe(**words), np.int64)
-        self._program.append((op.kernel, description))
+        self._program.append(Step(op, description))
 
     def _conflicts(self, reads: list[Access], writes: list[Access]) -> bool:
         """Whether any of this memory was touched before under another division."""
@@ -133,16 +133,20 @@ class Graph:
 
     def kernels(self) -> list[Kernel]:
         """Every kernel of the program, each once."""
-        return list({id(k): k for k, _ in self._program if k}.values())
+        return list({id(s.op): s.op.kernel for s in self._program if s.op}.values())
 
     def program(self, threads: int) -> Program:
         """What was built, for so many threads."""
         prepare(self.kernels())
-        keep = self._keep + [d for _, d in self._program if d is not None]
         operations = [
-            (k.address, d.ctypes.data) if k and d is not None else (0, 0) for k, d in self._program
+            (s.op.kernel.address, s.description.ctypes.data)
+            if s.op and s.description is not None
+            else (0, 0)
+            for s in self._program
         ]
-        return Program(np.array(operations, np.int64), self.private_bytes, threads, keep)
+        return Program(
+            np.array(operations, np.int64), self.private_bytes, threads, self._program, self._keep
+        )
 
     # -- what a forward pass is made of ----------------------------------------------------------
 

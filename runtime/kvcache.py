@@ -17,6 +17,11 @@ class KVCache:
         self._layer_bytes = 2 * n_head_kv * head_dim * self.positions
         self._memory = aligned(2 * n_layer * self._layer_bytes)
 
+    @property
+    def position_bytes(self) -> int:
+        """Bytes that hold one position in one layer."""
+        return 2 * self._layer_bytes // self.positions
+
     def addresses(self, layer: int) -> tuple[int, int]:
         """Addresses of the keys and of the values of one layer."""
         keys = self._memory.ctypes.data + 2 * layer * self._layer_bytes

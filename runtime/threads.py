@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ggq.errors import OutOfMemoryError
 from ggq.runtime.kernels import execute
+from ggq.runtime.kernels._op import Step
 
 I64 = npt.NDArray[np.int64]
 _MAPPED = 1 << 22  # bytes from which memory is mapped rather than allocated
@@ -71,11 +72,14 @@ class Program:
     """What a team runs: operations i64 [n, 2] of (kernel address, description address).
 
     Address 0 is a barrier. `own_bytes` is the memory each of `threads` threads has for itself;
-    `keep` are the arrays the descriptions point to.
+    `steps` tells what the operations are, `keep` are the arrays the descriptions point to.
     """
 
-    def __init__(self, operations: I64, own_bytes: int, threads: int, keep: list[Any]) -> None:
+    def __init__(
+        self, operations: I64, own_bytes: int, threads: int, steps: list[Step], keep: list[Any]
+    ) -> None:
         self.operations = operations
+        self.steps = steps
         self.own_bytes = -(-own_bytes // 4096) * 4096 + 128
         self.own = aligned(self.own_bytes * threads)
         self._keep = keep
@@ -116,8 +120,12 @@ class Team:
         if self._closed:
             raise ValueError("the model is closed")
 
-    def run(self, program: Program, state: I64) -> None:
-        """Run a program on the tokens that `state` describes (kernels/_op.py)."""
+    def run(self, program: Program, state: I64, stamps: I64 | None = None) -> None:
+        """Run a program on the tokens that `state` describes (kernels/_op.py).
+
+        `stamps` i64 [threads, operations + 2] takes the cycle counter of every thread at its
+        begin, behind every operation or barrier, and at its end.
+        """
         with self._lock:
             self.require_open()
             before = self._runs[0]
@@ -125,7 +133,7 @@ class Team:
                 execute.kick(
                     self._at, self.count, program.operations.ctypes.data, len(program.operations),
                     state.ctypes.data, program.own.ctypes.data, program.own_bytes,
-                    self._parked.ctypes.data,
+                    0 if stamps is None else stamps.ctypes.data, self._parked.ctypes.data,
                 )  # fmt: skip
             finally:
                 # Ctrl-C may arrive right here: what the workers have begun must be led to its end.
@@ -145,7 +153,7 @@ class Team:
                 return
             self._closed = True
             self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)[0] = 1
-            execute.kick(self._at, self.count, 0, 0, 0, 0, 0, self._parked.ctypes.data)
+            execute.kick(self._at, self.count, 0, 0, 0, 0, 0, 0, self._parked.ctypes.data)
             for index in range(1, self.count):
                 self._wake[index].set()
         for worker in self._workers:

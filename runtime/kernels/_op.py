@@ -11,7 +11,11 @@ from __future__ import annotations
 import inspect
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ggq.blocks._frame import tile_tokens
 from ggq.jit import Kernel
@@ -85,6 +89,21 @@ class Op:
             struct.unpack("<i", struct.pack("<f", values[name]))[0] if single else int(values[name])
             for name, single in self.words.items()
         ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a program: an operation with its description; a barrier has neither."""
+
+    op: Op | None = None
+    description: npt.NDArray[np.int64] | None = None
+
+    @property
+    def words(self) -> dict[str, int]:
+        """The description by name."""
+        if self.op is None or self.description is None:
+            return {}
+        return dict(zip(self.op.words, self.description.tolist(), strict=True))
 
 
 Single = Any  # annotation of a parameter that is a single-precision number

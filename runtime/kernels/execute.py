@@ -3,6 +3,10 @@
 One control block, 128 bytes apart so that threads do not share cache lines by accident:
 run number, arrivals at the barrier, barrier number, then the program of the run, then a word per
 worker telling whether it spins or is parked.
+
+A run that is measured gives an address for time stamps, i64 [threads, operations + 2]: every thread
+notes its cycle counter when it begins, behind every operation or barrier, and behind the last
+barrier.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from ggq.jit.lang import (
 LINE = 128
 RUN, ARRIVALS, BARRIER, PROGRAM = 0, LINE, 2 * LINE, 3 * LINE
 # The program: addresses, counts, and where the threads' own memories start and how long each is.
-OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, QUIT = (PROGRAM + 8 * k for k in range(6))
+OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, STAMPS, QUIT = (PROGRAM + 8 * k for k in range(7))
 WORKERS = 4 * LINE
 SPINNING, PARKED = 0, 1
 PATIENCE = 500  # looks at a barrier, some tens of cycles each
@@ -73,24 +77,50 @@ def _run(control: Value, thread: Value, threads: Value) -> None:
     private = load(i64, control + OWN, 8) + thread * load(i64, control + OWN_BYTES, 8)
     operations = load(i64, control + OPERATIONS, 8)
     state = load(i64, control + STATE, 8)
-    for i in loop(load(i64, control + N_OPERATIONS, 8)):
+    count = load(i64, control + N_OPERATIONS, 8)
+    stamps = load(i64, control + STAMPS, 8)
+    is_measured = stamps.ne(0)
+    stamps += thread * (count + 2) * 8
+
+    def stamp(index: Value) -> None:
+        with when(is_measured):
+            store(stamps + index * 8, _cycles(), 8)
+
+    stamp(const(i64, 0))
+    for i in loop(count):
         function = load(i64, operations + i * 16, 8)
         with when(function.eq(0)):
             _barrier(control, threads)
         with when(function.ne(0)):
             description = load(i64, operations + i * 16 + 8, 8)
             call_address(function, description, thread, threads, private, state)
+        stamp(i + 1)
     _barrier(control, threads)
+    stamp(count + 1)
+    with when(is_measured):
+        _barrier(control, threads)  # thread 0 returns when all have noted their end
+
+
+def _cycles() -> Value:
+    """A counter of even pace, i64: the processor's clock or its timer, whichever LLVM reads."""
+    return call("llvm.readcyclecounter", i64)
 
 
 @kernel
-def kick(control, threads, operations, n_operations, state, own, own_bytes, parked):  # type: ignore[no-untyped-def]
+def read_cycles(out):  # type: ignore[no-untyped-def]
+    """The counter of the time stamps, i64."""
+    store(out, _cycles(), 8)
+
+
+@kernel
+def kick(control, threads, operations, n_operations, state, own, own_bytes, stamps, parked):  # type: ignore[no-untyped-def]
     """Start a run: publish the program, then list in `parked` (i64 each) who must be woken."""
     store(control + OPERATIONS, operations, 8)
     store(control + N_OPERATIONS, n_operations, 8)
     store(control + STATE, state, 8)
     store(control + OWN, own, 8)
     store(control + OWN_BYTES, own_bytes, 8)
+    store(control + STAMPS, stamps, 8)
     atomic_add(control + RUN, const(i64, 1))
     for i in loop(1, threads):
         was = atomic_exchange(control + WORKERS + i * LINE, const(i64, SPINNING))
