@@ -1,7 +1,8 @@
 """From an architecture's forward pass to a program: operations, their descriptions, barriers.
 
 The forward pass is written once, in terms of `Graph`; a phase decides which operations it becomes:
-`DECODE` (one token, vectors), `PREFILL` (many tokens, logits of the last), `SCORE` (logits of all).
+`DECODE` (one token), `FEW` (up to a tile of tokens, logits of all), `PREFILL` (many tokens, logits
+of the last), `SCORE` (many tokens, logits of all). The first two multiply vectors, the rest panels.
 Barriers are derived, not placed by hand: each operation says what it reads and writes and how the
 threads divide that; where two divisions of the same memory meet, a barrier goes between.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.blocks._frame import padded, tile_tokens
+from ggq.blocks._frame import Frame, padded, tile_tokens
 from ggq.jit import Kernel, prepare
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import RopeScaling
@@ -34,6 +35,7 @@ class Phase(Enum):
     """What a program is for."""
 
     DECODE = "decode"
+    FEW = "few"
     PREFILL = "prefill"
     SCORE = "score"
 
@@ -72,6 +74,7 @@ class Graph:
         self.cache = cache
         self.ropes = ropes
         self.exact = exact
+        self.count = tokens
         self.tokens = -(-tokens // tile_tokens()) * tile_tokens()
         self.private_bytes = 0
         self.logits: npt.NDArray[np.float32] | None = None
@@ -210,23 +213,29 @@ class Graph:
         """[T, R] = x W^T (+ bias); with `into`, added to those rows instead."""
         weight = self.tensors[f"{name}.weight"]
         rows, cols = weight.shape
-        single = self._one or x.word & PRIVATE
+        single = self._one or bool(x.word & PRIVATE)
         y = into or self._rows(_role(name), rows, 1 if single else 0)
         words = {
             "w": weight.address, "row_bytes": weight.type.row_bytes(cols), "rows": rows,
-            "cols": cols, "y": y.word, "accumulate": int(into is not None),
+            "cols": cols, "y": y.word, "stride": y.stride, "accumulate": int(into is not None),
         }  # fmt: skip
         how = f"{ROWS} {rows}"
         reads: list[Access] = [(y, how)] if into else []
         if single:
             image = self._image(x, weight)
-            self._emit(linear.matvec(weight.type, self.exact), reads, [(y, how)], x=image, **words)
+            op = linear.matvec(weight.type, self.exact)
+            self._emit(op, reads, [(y, how)], x=image, nbytes=0, **words)
+        elif self.phase is Phase.FEW:
+            images, nbytes = self._images(x, weight)
+            op = linear.matvec(weight.type, self.exact, self.count)
+            reads.append((images, ALL))
+            self._emit(op, reads, [(y, how)], x=images.word, nbytes=nbytes, **words)
         else:
             tiles, nbytes = self._tiles(x, weight)
             panel = self._own("panel", linear.frame_of(weight.type, self.exact).panel_bytes(cols))
             self._emit(
                 linear.matmat(weight.type, self.exact), [*reads, (tiles, ALL)], [(y, how)],
-                x=tiles.word, nbytes=nbytes, stride=y.stride, panel=panel, **words,
+                x=tiles.word, nbytes=nbytes, panel=panel, **words,
             )  # fmt: skip
         if bias and self.has(bias):
             self._emit(
@@ -248,23 +257,34 @@ class Graph:
             )  # fmt: skip
         return x.layouts[frame.key]
 
+    def _images(self, x: Rows, weight: Tensor) -> tuple[Rows, int]:
+        """x laid out for vectors, made once per layout, and the bytes of one token's."""
+        frame = linear.frame_of(weight.type, self.exact)
+        op = linear.images(frame.key, frame)
+        nbytes = frame.image_bytes(x.cols)
+        return self._laid_out("images", op, x, frame, nbytes, self.tokens), nbytes
+
     def _tiles(self, x: Rows, weight: Tensor) -> tuple[Rows, int]:
         """x laid out for tiles of tokens, made once per layout, and the bytes of a tile."""
         frame = linear.frame_of(weight.type, self.exact)
+        op = linear.tile(frame.key, frame)
         nbytes = frame.tile_bytes(x.cols)
-        name = f"tiles.{x.name}.{frame.key}"
+        return self._laid_out("tiles", op, x, frame, nbytes, self.tokens // tile_tokens()), nbytes
+
+    def _laid_out(self, kind: str, op: Op, x: Rows, frame: Frame, nbytes: int, count: int) -> Rows:
+        name = f"{kind}.{x.name}.{frame.key}"
         if name not in self._shared:
-            memory = aligned(nbytes * (self.tokens // tile_tokens()))
+            memory = aligned(nbytes * count)
             self._keep.append(memory)
             self._shared[name] = Rows(name, memory.ctypes.data, 0, x.cols)
-        tiles = self._shared[name]
+        out = self._shared[name]
         if frame.key not in x.layouts:
-            x.layouts[frame.key] = tiles.word
+            x.layouts[frame.key] = out.word
             self._emit(
-                linear.tile(frame.key, frame), [(x, TOKENS)], [(tiles, TOKENS)],
-                x=x.word, stride=x.stride, cols=x.cols, nbytes=nbytes, out=tiles.word,
+                op, [(x, TOKENS)], [(out, TOKENS)],
+                x=x.word, stride=x.stride, cols=x.cols, nbytes=nbytes, out=out.word,
             )  # fmt: skip
-        return tiles, nbytes
+        return out
 
     def attention(
         self, q: Rows, k: Rows, v: Rows, layer: int, *, heads_q: int, heads_kv: int, dims: int,
@@ -317,7 +337,7 @@ class Graph:
                 activation.softcap, [(y, TOKENS)], [(y, TOKENS)],
                 y=y.word, stride=y.stride, cols=y.cols, cap=softcap,
             )  # fmt: skip
-        tokens = self.tokens if self.phase is Phase.SCORE else 1
+        tokens = self.tokens if self.phase in (Phase.SCORE, Phase.FEW) else 1
         memory = self._keep_of(y.word)[: tokens * y.stride]
         self.logits = memory.view(np.float32).reshape(tokens, -1)[
             :, : self.tensors[f"{name}.weight"].shape[0]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Logits = npt.NDArray[np.float32]
 BATCH = 512  # tokens of one prefill run
+COUNTS = (2, 4, 8)  # tokens at once there are kernels for
 _SCORE_BYTES = 1 << 26  # logits of one scoring run
 
 
@@ -43,7 +44,7 @@ class Session:
         self._arch, self._h, self._tensors, self._team = arch, h, tensors, team
         self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx)
         self._ropes: dict[Hashable, RopeTable] = {}
-        self._programs: dict[Phase, tuple[Program, Logits]] = {}
+        self._programs: dict[tuple[Phase, int], tuple[Program, Logits]] = {}
         self._state = np.zeros(STATE_WORDS, np.int64)
         self._profile: Profile | None = None
 
@@ -52,9 +53,7 @@ class Session:
         ids = self._checked(tokens)
         logits = np.empty(0, np.float32)
         for start in range(0, len(ids), BATCH):
-            part = ids[start : start + BATCH]
-            phase = Phase.DECODE if len(part) == 1 else Phase.PREFILL
-            logits = self._run(phase, part)[0]
+            logits = self._run(Phase.PREFILL, ids[start : start + BATCH])[-1]
         return logits.copy()
 
     def decode(self, token: int) -> Logits:
@@ -62,13 +61,16 @@ class Session:
         return self.prefill([token])
 
     def score(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens; f32 [T, V] logits behind each of them. Raises ContextError."""
+        """Append tokens; f32 [T, V] logits behind each of them. Raises ContextError.
+
+        Up to 8 tokens cost little more than one: what checking a guessed continuation needs.
+        """
         ids = self._checked(tokens)
         out = np.empty((len(ids), self._h.n_vocab), np.float32)
         step = self._score_tokens()
         for start in range(0, len(ids), step):
             part = ids[start : start + step]
-            out[start : start + step] = self._run(Phase.SCORE, part)[: len(part)]
+            out[start : start + step] = self._run(Phase.SCORE, part)
         return out
 
     def rewind(self, n_past: int) -> None:
@@ -114,31 +116,40 @@ class Session:
             )
         return ids.astype(np.int32)
 
-    def program(self, phase: Phase) -> tuple[Program, Logits]:
-        """The compiled program of a phase and where its logits come to lie."""
-        if phase not in self._programs:
-            tokens = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
-            graph = Graph(
-                phase, self._tensors, tokens[phase], self._cache, self._ropes, self._exact
-            )
+    def program(self, phase: Phase, tokens: int = 0) -> tuple[Program, Logits]:
+        """The compiled program for up to so many tokens, and where its logits come to lie.
+
+        0 tokens: the most of the phase.
+        """
+        most = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
+        tokens = tokens or most.get(phase, tile_tokens())
+        if (phase, tokens) not in self._programs:
+            graph = Graph(phase, self._tensors, tokens, self._cache, self._ropes, self._exact)
             self._arch.forward(graph, self._h)
             assert graph.logits is not None
-            self._programs[phase] = (graph.program(self._team.count), graph.logits)
-        return self._programs[phase]
+            self._programs[phase, tokens] = (graph.program(self._team.count), graph.logits)
+        return self._programs[phase, tokens]
 
     def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
+        """Run a phase, or its form for so few tokens; the logits of the last or of all tokens."""
         self._team.require_open()
-        program, logits = self.program(phase)
-        end = self.n_past + len(ids)
+        n, count = len(ids), 0
+        if n == 1:
+            phase = Phase.DECODE
+        elif n <= tile_tokens():
+            phase, count = Phase.FEW, next(c for c in COUNTS if c >= n)
+        program, logits = self.program(phase, count)
+        end = self.n_past + n
         for rope in self._ropes.values():
             rope.fill(end)
         ids = np.ascontiguousarray(ids)
-        self._state[[N_TOKENS, POSITION, TOKENS]] = len(ids), self.n_past, ids.ctypes.data
+        self._state[[N_TOKENS, POSITION, TOKENS]] = n, self.n_past, ids.ctypes.data
         if self._profile:
-            measured = self._profile.of(phase.value, program)
+            name = f"{phase.value} {count}" if count else phase.value
+            measured = self._profile.of(name, program)
             self._team.run(program, self._state, measured.stamps)
-            measured.add(len(ids), end)
+            measured.add(n, end)
         else:
             self._team.run(program, self._state)
         self.n_past = end
-        return logits
+        return logits[:n]

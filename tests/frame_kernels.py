@@ -125,6 +125,39 @@ def matvec(family: BlockType, rows: U8, x: F32, place: Place = ordinary) -> F32:
     return out.view(np.float32).copy()
 
 
+@cache
+def _dots(family: BlockType, count: int) -> Kernel:
+    """Kernel(weights, row bytes, rows, cols, images, image bytes, out f32[rows][count])."""
+    frame = family.frame()
+
+    def body(
+        weights: Value, row_bytes: Value, rows: Value, cols: Value, images: Value, nbytes: Value,
+        out: Value,
+    ) -> None:  # fmt: skip
+        for r in loop(rows):
+            each = [images + nbytes * k for k in range(count)]
+            for k, dot in enumerate(frame.dot_row(weights + r * row_bytes, cols, each)):
+                store(out + (r * count + k) * 4, dot, 4)
+
+    return Kernel(f"{STAMP}.dots.{family.name}.{count}", body, 7)
+
+
+def matvecs(family: BlockType, rows: U8, x: F32) -> F32:
+    """u8[R, row_bytes], f32[T, C] -> f32[R, T], every row unpacked once for all T vectors."""
+    (count, cols), nbytes = x.shape, family.frame().image_bytes(x.shape[1])
+    images = ordinary("images", nbytes * count)
+    for k in range(count):
+        single = placed(ordinary, "x", x[k])
+        at = images.ctypes.data + nbytes * k
+        frame_kernels(family).image(single.ctypes.data, cols, at)
+    weights, out = placed(ordinary, "weights", rows), np.zeros((len(rows), count), np.float32)
+    _dots(family, count)(
+        weights.ctypes.data, rows.shape[1], len(rows), cols, images.ctypes.data, nbytes,
+        out.ctypes.data,
+    )  # fmt: skip
+    return out
+
+
 def matmat(family: BlockType, rows: U8, x: F32, place: Place = ordinary) -> F32:
     """u8[panel_rows(), row_bytes], f32[T, C] -> f32[panel_rows(), T]."""
     kernels, frame, cols = frame_kernels(family), family.frame(), x.shape[1]

@@ -21,7 +21,7 @@ from ggq.errors import UnknownTypeError
 from tests.block_data import legal_rows
 from tests.block_laws import check_products
 from tests.block_oracle import dequantized
-from tests.frame_kernels import matmat, matvec
+from tests.frame_kernels import matmat, matvec, matvecs
 
 every_type = pytest.mark.parametrize("family", blocks.all_types(), ids=str)
 seeds = st.integers(0, 2**32 - 1)
@@ -177,3 +177,13 @@ def test_activations_close_to_nothing_count_as_nothing(family: BlockType) -> Non
     x = np.full(cols, 1e-41, np.float32)
     assert np.abs(matvec(family, rows, x)).max() < 1e-35
     assert np.abs(matmat(family, rows, x[None])).max() < 1e-35
+
+
+@every_type
+def test_a_vector_among_others_gives_the_same_bits(family: BlockType) -> None:
+    rng = np.random.default_rng(4)
+    cols = 5 * family.weights if family.weights > 1 else 77
+    rows = legal_rows(family, 9, cols, rng)
+    x = rng.standard_normal((3, cols)).astype(np.float32)
+    alone = np.stack([matvec(family, rows, each) for each in x], axis=1)
+    assert np.array_equal(matvecs(family, rows, x), alone)

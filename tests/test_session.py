@@ -91,6 +91,28 @@ def test_a_prompt_of_several_batches(model: Model) -> None:
     assert apart(session.prefill(tokens[700:]), scored[-1]) < SAME
 
 
+@pytest.mark.parametrize("count", range(2, 10))
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_few_tokens_at_once_are_the_same_as_one_by_one(
+    name: str, count: int, tmp_path: Path
+) -> None:
+    tokens = LLAMA.prompt(40 + count)
+    path = TINY[name].write_gguf(tmp_path / "model.gguf")
+    results = []
+    for n_threads in (1, 3):
+        with ggq.load(path, n_threads=n_threads) as model:
+            session = model.session(64)
+            session.prefill(tokens[:40])
+            singly = np.stack([session.decode(token) for token in tokens[40:]])
+            session.rewind(40)
+            together = session.score(tokens[40:])
+            assert apart(together, singly) < SAME
+            session.rewind(40)
+            assert apart(session.prefill(tokens[40:]), singly[-1]) < SAME
+            results.append(together)
+    assert np.array_equal(*results)
+
+
 def test_the_models_own_context_is_the_default(llama: Model) -> None:
     assert llama.session().n_ctx == CONTEXT
     assert llama.session(7).n_ctx == 7

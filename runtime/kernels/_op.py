@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ggq.blocks._frame import tile_tokens
 from ggq.jit import Kernel
-from ggq.jit.lang import Value, f32, i32, i64, load, minimum, select
+from ggq.jit.lang import Value, const, f32, i32, i64, load, minimum, select
 
 PRIVATE = 1 << 62  # set in a word that is an offset into the thread's own memory
 STATE_WORDS = 8
@@ -51,7 +51,7 @@ class Thread:
         """Address a buffer word stands for: shared memory or this thread's own."""
         return select((word & PRIVATE).ne(0), self.private + (word ^ PRIVATE), word)
 
-    def share(self, total: Value, step: int = 1) -> tuple[Value, Value]:
+    def share(self, total: Value, step: int | Value = 1) -> tuple[Value, Value]:
         """This thread's part of range(total), in whole steps: (begin, end)."""
         steps = (total + (step - 1)) // step
         begin = (steps * self.index) // self.count * step
@@ -59,8 +59,9 @@ class Thread:
         return begin, minimum(end, total)
 
     def share_tokens(self) -> tuple[Value, Value]:
-        """This thread's tokens, in whole tiles."""
-        return self.share(self.n_tokens, tile_tokens())
+        """This thread's tokens, in whole tiles; singly where there is one tile of them at most."""
+        tokens, width = self.n_tokens, tile_tokens()
+        return self.share(tokens, select(tokens > width, const(i64, width), const(i64, 1)))
 
 
 class Op:

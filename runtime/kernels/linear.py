@@ -1,8 +1,9 @@
 """y = W x for weights of any block type: the frames of ggq/blocks behind four operations.
 
-Decoding: `image` lays out one activation vector, `matvec` multiplies. Prefill: `tile` lays out all
-tokens, `matmat` unpacks panels of rows and multiplies each with every tile. Every thread has a
-contiguous part of the rows, so a row's result never depends on how many threads there are.
+Decoding: `image` lays out one activation vector, `matvec` multiplies. A few tokens: `images` lays
+out theirs, and `matvec` unpacks every row once for all. Prefill: `tile` lays out all tokens,
+`matmat` unpacks panels of rows and multiplies each with every tile. Every thread has a contiguous
+part of the rows, so a row's result never depends on how many threads there are.
 """
 
 from __future__ import annotations
@@ -57,21 +58,42 @@ def image(key: str, frame: Frame) -> Op:
 
 
 @cache
-def matvec(family: BlockType, exact: bool) -> Op:
-    """y[r] = W[r] . x, or y[r] += it where `accumulate` is 1."""
+def images(key: str, frame: Frame) -> Op:
+    """Lay out every token's activations for `matvec`, `nbytes` bytes apart."""
+
+    def body(t: Thread, x: Value, stride: Value, cols: Value, nbytes: Value, out: Value) -> None:
+        begin, end = t.share_tokens()
+        for token in loop(begin, end):
+            frame.write_image(x + token * stride, cols, out + token * nbytes)
+
+    return Op(f"images.{key}", body)
+
+
+@cache
+def matvec(family: BlockType, exact: bool, count: int = 1) -> Op:
+    """y[t, r] = W[r] . x[t] for up to `count` tokens, or y += it where `accumulate` is 1.
+
+    Images of tokens are `nbytes` bytes apart, rows of y `stride`. A token's result is the same,
+    bit by bit, whatever `count` is.
+    """
 
     def body(
-        t: Thread, w: Value, row_bytes: Value, rows: Value, cols: Value, x: Value, y: Value,
-        accumulate: Value,
+        t: Thread, w: Value, row_bytes: Value, rows: Value, cols: Value, x: Value, nbytes: Value,
+        y: Value, stride: Value, accumulate: Value,
     ) -> None:  # fmt: skip
         x, y = t.at(x), t.at(y)
+        tokens = t.n_tokens
+        each = [x + minimum(tokens - 1, k) * nbytes if k else x for k in range(count)]
         begin, end = t.share(rows, ROWS_STEP)
         for r in loop(begin, end):
-            (dot,) = frame_of(family, exact).dot_row(w + r * row_bytes, cols, [x])
-            old = select(accumulate.ne(0), load(f32, y + r * 4, 4), const(f32, 0.0))
-            store(y + r * 4, old + dot, 4)
+            dots = frame_of(family, exact).dot_row(w + r * row_bytes, cols, each)
+            for k, dot in enumerate(dots):
+                at = y + (r * 4 + stride * k)
+                with when(k < tokens):
+                    old = select(accumulate.ne(0), load(f32, at, 4), const(f32, 0.0))
+                    store(at, old + dot, 4)
 
-    return Op(f"matvec.{_name(family, exact)}", body)
+    return Op(f"matvec.{_name(family, exact)}" + (f".{count}" if count > 1 else ""), body)
 
 
 @cache
