@@ -145,7 +145,7 @@ def test_the_tool_tells_on_stderr(path: Path) -> None:
     assert told.stdout == plain.stdout
     assert "profile of" not in plain.stderr
     lines = told.stderr.splitlines()
-    for name, tokens in (("prefill", 4), ("decode", 7)):
+    for name, tokens in (("few 4", 4), ("decode", 7)):
         at = next(k for k, e in enumerate(lines) if e.startswith(f"profile of {name}: "))
         assert f" {tokens} tokens in " in lines[at]
         assert lines[at + 1].split() == ["kernel", "calls", "ms", "%", "GB/s", "GOPS"]
