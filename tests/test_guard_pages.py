@@ -17,17 +17,10 @@ import pytest
 from ggq.jit import cpu
 
 ROOT = Path(__file__).parents[1]
-# Code for a lesser processor than this one: LLVM must not lend a form what its machines lack.
-# "avxvnni" keeps this processor's features, since few have the short encoding of its one.
-LESSER = {
-    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""},
-}
 
 
 def run(form: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    x86 = "avx2" in cpu.host()[1]
-    environment = os.environ | {"GGQ_CPU": form} | (LESSER.get(form, {}) if x86 else {})
+    environment = os.environ | {"GGQ_CPU": form}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -169,10 +169,10 @@ def test_a_new_source_file_counts_as_a_change(tree: Path) -> None:
     path.unlink()
 
 
-def test_each_form_and_each_target_has_code_of_its_own() -> None:
+def test_each_form_has_code_of_its_own() -> None:
     keys = [run_in(ROOT, KEY, GGQ_CPU=form) for form in cpu.forms()]
-    keys += [run_in(ROOT, KEY, NUMBA_CPU_NAME="generic"), run_in(ROOT, KEY, NUMBA_OPT="1")]
-    assert len(set(keys)) == len(keys)
+    assert len({*keys, run_in(ROOT, KEY, NUMBA_OPT="1")}) == len(keys) + 1
+    assert run_in(ROOT, KEY, NUMBA_CPU_NAME="generic") == keys[0]
 
 
 def entry_of(symbol: str) -> Path:
@@ -314,7 +314,8 @@ def test_an_unknown_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_form_the_processor_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "host", lambda: ("old", frozenset({"avx2", "f16c", "fma"})))
+    old = cpu.Machine("old", frozenset({"avx2", "f16c", "fma"}))
+    monkeypatch.setattr(cpu, "host", lambda: old)
     assert cpu.forms() == ["avx2", "generic"]
     monkeypatch.setenv("GGQ_CPU", "avxvnni")
     with pytest.raises(GGQError, match="GGQ_CPU=avxvnni needs avxvnni, which this processor"):
@@ -327,7 +328,11 @@ def test_a_form_the_processor_cannot_run_is_an_error(monkeypatch: pytest.MonkeyP
     ("features", "form"),
     [
         ("", "generic"),
-        ("neon dotprod", "generic"),
+        ("crc lse", "generic"),
+        ("neon", "neon"),
+        ("neon i8mm", "neon"),
+        ("neon dotprod", "dotprod"),
+        ("neon dotprod i8mm sve", "i8mm"),
         ("avx2", "generic"),
         ("avx2 f16c fma", "avx2"),
         ("avx2 f16c fma avx512f avx512bw avx512vl avx512dq", "avx2"),
@@ -339,8 +344,19 @@ def test_each_processor_gets_the_best_form_it_can_run(
     features: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GGQ_CPU", raising=False)
-    monkeypatch.setattr(cpu, "host", lambda: ("some", frozenset(features.split())))
+    this = cpu.Machine("some", frozenset(features.split()))
+    monkeypatch.setattr(cpu, "host", lambda: this)
     assert cpu.form() == form
+    assert cpu.machine() == this
+    for forced in cpu.forms()[1:]:
+        monkeypatch.setenv("GGQ_CPU", forced)
+        assert cpu.machine().features in cpu.FORMS[forced]
+
+
+def test_a_processor_is_described_by_what_it_has_and_lacks() -> None:
+    masked = cpu.Machine("neoverse-v1", frozenset({"neon", "dotprod"}), frozenset({"sve", "i8mm"}))
+    assert masked.flags == "+dotprod,+neon,-i8mm,-sve"
+    assert not cpu.host().features & cpu.host().lacks
 
 
 # -- calls ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -10,17 +11,23 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 from ggq.jit import Kernel, cpu, isa
+from ggq.jit.generic import Generic
 from ggq.jit.lang import Value, f32, i8, i16, i32, load, loop, store, u8, u16
 from tests.kernel_calls import Array, call, filled, fresh_kernel
 
 pytestmark = pytest.mark.usefixtures("own_kernel_cache")
-FORMS: list[isa.Generic] = [isa._FORMS[form]() for form in cpu.forms()]
-each_form = pytest.mark.parametrize("form", FORMS, ids=lambda f: type(f).__name__)
 
 
-@each_form
+@pytest.fixture(scope="module", params=cpu.forms())
+def form(request: pytest.FixtureRequest) -> Iterator[Generic]:
+    """Each form this processor can run, forced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GGQ_CPU", request.param)
+        yield isa.target()
+
+
 @pytest.mark.parametrize("lanes", [8, 16, 32, 64])
-def test_byte_dot_products(form: isa.Generic, lanes: int) -> None:
+def test_byte_dot_products(form: Generic, lanes: int) -> None:
     def body(u: Value, w: Value, s: Value, acc: Value, out: Value) -> None:
         start, bytes_ = load(i32 * (lanes // 4), acc), load(i8 * lanes, s)
         store(out, form.dot_unsigned(start, load(u8 * lanes, u), bytes_))
@@ -28,20 +35,24 @@ def test_byte_dot_products(form: isa.Generic, lanes: int) -> None:
 
     kernel, rng = fresh_kernel(body, 5), np.random.default_rng(lanes)
     for extreme in (False, True):
-        u = rng.integers(0, 129, lanes).astype(np.uint8)
+        largest = 127 if form.signed_dot else 255
+        u = rng.integers(0, largest + 1, lanes).astype(np.uint8)
         w = rng.integers(-127, 128, lanes).astype(np.int8)
         s = rng.integers(-127, 128, lanes).astype(np.int8)
         if extreme:
-            u[:], w[:], s[:] = 128, rng.choice([-127, 127], lanes), rng.choice([-127, 127], lanes)
+            u[:], w[:], s[:] = (
+                largest,
+                rng.choice([-127, 127], lanes),
+                rng.choice([-127, 127], lanes),
+            )
         acc, out = rng.integers(-999, 999, lanes // 4).astype(np.int32), filled("i4", lanes // 2)
         kernel(*(x.ctypes.data for x in (u, w, s, acc, out)))
         products = np.stack([u.astype(int) * s, w.astype(int) * s])
         assert np.array_equal(out.reshape(2, -1), acc + products.reshape(2, -1, 4).sum(-1))
 
 
-@each_form
 @pytest.mark.parametrize("lanes", [4, 8, 16, 32])
-def test_dot_products_of_16_bits(form: isa.Generic, lanes: int) -> None:
+def test_dot_products_of_16_bits(form: Generic, lanes: int) -> None:
     def body(a: Value, b: Value, acc: Value, out: Value) -> None:
         start = load(i32 * (lanes // 2), acc)
         store(out, form.dot_pairs(start, load(i16 * lanes, a), load(i16 * lanes, b)))
@@ -53,9 +64,8 @@ def test_dot_products_of_16_bits(form: isa.Generic, lanes: int) -> None:
     assert np.array_equal(out, acc + (a.astype(np.int64) * b).reshape(-1, 2).sum(-1))
 
 
-@each_form
 @pytest.mark.parametrize("lanes", [8, 16, 32, 64])
-def test_lookup_in_16_bytes(form: isa.Generic, lanes: int) -> None:
+def test_lookup_in_16_bytes(form: Generic, lanes: int) -> None:
     entries = np.random.default_rng(3).integers(-128, 128, 16).tolist()
 
     def body(indices: Value, out: Value) -> None:
@@ -66,8 +76,7 @@ def test_lookup_in_16_bytes(form: isa.Generic, lanes: int) -> None:
     assert out.tolist() == [entries[i] for i in indices]
 
 
-@each_form
-def test_every_half_becomes_its_single(form: isa.Generic) -> None:
+def test_every_half_becomes_its_single(form: Generic) -> None:
     def body(halves: Value, n: Value, out: Value) -> None:
         for i in loop(0, n, 16):
             store(out + i * 4, form.half_to_single(load(u16 * 16, halves + i * 2)))
@@ -97,7 +106,7 @@ def rounding_cases() -> Array:
 
 
 @cache
-def _to_half_kernel(form: isa.Generic) -> Kernel:
+def _to_half_kernel(form: Generic) -> Kernel:
     def body(x: Value, n: Value, out: Value) -> None:
         for i in loop(0, n, 16):
             store(out + i * 2, form.single_to_half(load(f32 * 16, x + i * 4)))
@@ -105,7 +114,7 @@ def _to_half_kernel(form: isa.Generic) -> Kernel:
     return fresh_kernel(body, 3)
 
 
-def check_to_half(form: isa.Generic, x: Array) -> None:
+def check_to_half(form: Generic, x: Array) -> None:
     out = filled("u2", len(x))
     _to_half_kernel(form)(x.ctypes.data, len(x), out.ctypes.data)
     with np.errstate(over="ignore"):
@@ -115,20 +124,17 @@ def check_to_half(form: isa.Generic, x: Array) -> None:
     assert np.isnan(out[~number].view(np.float16)).all()
 
 
-@each_form
-def test_singles_round_to_the_nearest_half_ties_to_even(form: isa.Generic) -> None:
+def test_singles_round_to_the_nearest_half_ties_to_even(form: Generic) -> None:
     check_to_half(form, rounding_cases())
 
 
-@each_form
 @settings(max_examples=100, deadline=None)
 @given(bits=hnp.arrays(np.uint32, 64))
-def test_any_single_rounds_as_numpys(form: isa.Generic, bits: Array) -> None:
+def test_any_single_rounds_as_numpys(form: Generic, bits: Array) -> None:
     check_to_half(form, bits.view(np.float32))
 
 
-@each_form
-def test_rounding_to_integers_is_to_even(form: isa.Generic) -> None:
+def test_rounding_to_integers_is_to_even(form: Generic) -> None:
     def body(x: Value, out: Value) -> None:
         store(out, form.round_even(load(f32 * 16, x)))
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import ggq
+from ggq.jit import cpu
 from tests.models import TINY
 
 GOLDEN = Path(__file__).parent / "golden" / "transformers.npz"
-FORMS = ("avx512", "avxvnni", "avx2", "generic")
 
 
 # Phases sum in different orders; where that moves a key or value across a rounding boundary of the
@@ -66,13 +66,7 @@ def test_every_phase_and_thread_count_agrees(name: str, tmp_path: Path) -> None:
         assert np.array_equal(one, three), "a result depends on the number of threads"
 
 
-def _possible(form: str) -> bool:
-    from ggq.jit import cpu
-
-    return any(needs <= cpu.host()[1] for needs in cpu.FORMS[form])
-
-
-@pytest.mark.parametrize("form", [f for f in FORMS if _possible(f)])
+@pytest.mark.parametrize("form", cpu.forms())
 def test_every_form_matches_transformers(form: str, tmp_path: Path) -> None:
     """One model with all of head norms, windows and two ropes, in each form of kernel."""
     name = "gemma3"

@@ -19,7 +19,6 @@ from ggq.jit.lang import (
     i32,
     load,
     maximum,
-    rint,
     select,
     splat,
 )  # fmt: skip
@@ -39,7 +38,7 @@ class QuantizedBlock:
         peak = hmax(peaks[0])
         inverse = select(peak > SMALLEST, const(f32, 127.0) / peak, const(f32, 0.0))
         self.scale = peak * (1.0 / 127.0)
-        self.numbers = [rint(p * splat(inverse, lanes)).to(i32) for p in parts]
+        self.numbers = [target().round_even(p * splat(inverse, lanes)).to(i32) for p in parts]
         self._lanes = lanes
 
     def codes(self, first: int, count: int) -> Value:

@@ -7,8 +7,10 @@ tests/test_jit.py fails when they stop working.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from ggq.jit import cpu
 from ggq.jit.lang import Trace, Value, i64
 
 
@@ -16,10 +18,9 @@ def compile_kernel(symbol: str, body: Callable[..., None], n_args: int) -> bytes
     """ELF (or Mach-O, COFF) object with one function `symbol`, void(i64 * n_args)."""
     from llvmlite import ir
     from numba.core.compiler_lock import global_compiler_lock
-    from numba.core.registry import cpu_target
 
     with global_compiler_lock:
-        library = cpu_target.target_context.codegen().create_library(symbol)
+        library = _code_generator(cpu.machine()).create_library(symbol)
         library.enable_object_caching()
         module = library.create_ir_module(symbol)
         write_kernel(ir, module, symbol, body, n_args)
@@ -30,6 +31,18 @@ def compile_kernel(symbol: str, body: Callable[..., None], n_args: int) -> bytes
         raise RuntimeError(f"numba returned {kind!r} where machine code was expected")
     code: bytes = data[0]
     return code
+
+
+@cache
+def _code_generator(machine: cpu.Machine) -> Any:
+    """numba's code generator, told which processor to make code for."""
+    from numba.core.codegen import JITCPUCodegen
+
+    own = {
+        "_get_host_cpu_name": lambda self: machine.name,
+        "_get_host_cpu_features": lambda self: machine.flags,
+    }
+    return type("CodeGenerator", (JITCPUCodegen,), own)("ggq")
 
 
 def write_kernel(ir: Any, module: Any, symbol: str, body: Callable[..., None], n_args: int) -> None:

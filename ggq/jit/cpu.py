@@ -1,12 +1,15 @@
 """Which processor the kernels are for: its name, its features, and the form of kernel they allow.
 
-`GGQ_CPU=generic|avx2|avxvnni|avx512` forces a lower form than the processor could run.
+`GGQ_CPU=generic|avx2|avxvnni|avx512|neon|dotprod|i8mm` forces a lower form than the processor could
+run. Code of a forced form is made for a processor that has that form's features and no others, so
+what a lesser machine would run can be tested here.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from typing import NamedTuple
 
 from ggq.errors import GGQError
 
@@ -18,22 +21,46 @@ FORMS: dict[str, list[frozenset[str]]] = {
         frozenset("avx2 avx512vl avx512vnni f16c fma".split()),
     ],
     "avx2": [frozenset("avx2 f16c fma".split())],
+    "i8mm": [frozenset("neon dotprod i8mm".split())],
+    "dotprod": [frozenset("neon dotprod".split())],
+    "neon": [frozenset(["neon"])],
     "generic": [frozenset()],
 }
 
 
+class Machine(NamedTuple):
+    """A processor code is made for: LLVM's name of it, the features it has, those it lacks."""
+
+    name: str
+    features: frozenset[str]
+    lacks: frozenset[str] = frozenset()
+
+    @property
+    def flags(self) -> str:
+        """The features as LLVM takes them."""
+        return ",".join(
+            [f"+{each}" for each in sorted(self.features)]
+            + [f"-{each}" for each in sorted(self.lacks)]
+        )
+
+
 @cache
-def host() -> tuple[str, frozenset[str]]:
-    """LLVM's name of this processor and the features it has."""
+def host() -> Machine:
+    """This processor."""
     import llvmlite.binding as llvm
 
-    features = llvm.get_host_cpu_features()
-    return llvm.get_host_cpu_name(), frozenset(k for k, on in features.items() if on)
+    found = dict(llvm.get_host_cpu_features())
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        from ggq.jit.arm_features import arm_features
+
+        found |= arm_features()
+    has = frozenset(name for name, on in found.items() if on)
+    return Machine(llvm.get_host_cpu_name(), has, frozenset(found) - has)
 
 
 def forms() -> list[str]:
     """The forms this processor can run, best first."""
-    _, features = host()
+    features = host().features
     return [name for name, needs in FORMS.items() if any(n <= features for n in needs)]
 
 
@@ -46,6 +73,15 @@ def form() -> str:
     if wanted not in FORMS:
         raise GGQError(f"GGQ_CPU={wanted} is not known; use one of {', '.join(FORMS)}")
     if wanted not in possible:
-        missing = ", ".join(sorted(FORMS[wanted][0] - host()[1]))
+        missing = ", ".join(sorted(FORMS[wanted][0] - host().features))
         raise GGQError(f"GGQ_CPU={wanted} needs {missing}, which this processor lacks")
     return wanted
+
+
+def machine() -> Machine:
+    """The processor code is made for: this one, or the least one that runs a forced lower form."""
+    used, own = form(), host()
+    if used == forms()[0]:
+        return own
+    needs = next(needs for needs in FORMS[used] if needs <= own.features)
+    return Machine("generic", needs)

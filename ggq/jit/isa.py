@@ -1,226 +1,39 @@
-"""What differs between processors: vector width, and the few operations without a portable name.
+"""Which form of kernel is being compiled: vector width, and operations without a portable name.
 
-A kernel asks `target()` while it is compiled; everything else in it is the same for all.
+A kernel asks `target()` while it is compiled; everything else in it is the same for all. The forms
+of a family of processors share a file: generic.py, x86.py, arm.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import cache
-from typing import ClassVar
 
 from ggq.jit import cpu
-from ggq.jit.lang import (
-    Type,
-    Value,
-    absolute,
-    call,
-    concat,
-    const,
-    f32,
-    i8,
-    i16,
-    i32,
-    rint,
-    select,
-    shuffle,
-    u8,
-    u16,
-    u32,
-    zeros,
-)
+from ggq.jit.arm import DotProd, I8mm, Neon
+from ggq.jit.generic import Generic
+from ggq.jit.lang import Type
+from ggq.jit.x86 import Avx2, Avx512, AvxVnni
 
-
-class Generic:
-    """Any processor: 16-byte vectors, no special instruction."""
-
-    nbytes = 16  # of a vector
-    signed_dot = True  # whether dot_signed costs no more than dot_unsigned
-    gathers_bytes = False  # whether any byte shuffle of two vectors is one instruction
-    pause_intrinsic: tuple[str, Callable[[], list[Value]]] | None = None
-
-    @property
-    def lanes(self) -> int:
-        """Singles in a vector."""
-        return self.nbytes // 4
-
-    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
-        """acc i32[n] + the four products u8 * i8 below each lane. u u8[4n], s i8[4n]."""
-        return acc + _sum4(u.to(i16) * s.to(i16))
-
-    def dot_signed(self, acc: Value, w: Value, s: Value) -> Value:
-        """acc i32[n] + the four products i8 * i8 below each lane. w, s i8[4n], w > -128."""
-        return acc + _sum4(w.to(i16) * s.to(i16))
-
-    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
-        """acc i32[n] + the two products i16 * i16 below each lane. a, b i16[2n]."""
-        product = a.to(i32) * b.to(i32)
-        n = product.type.lanes
-        return acc + shuffle(product, range(0, n, 2)) + shuffle(product, range(1, n, 2))
-
-    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
-        """i8[n]: entries of a table of 16 signed bytes, picked by u8[n] indices below 16."""
-        n = indices.type.lanes
-        entries = [const(i8 * n, x) for x in table]
-        for k in range(4):
-            odd = (indices & (1 << k)).ne(0)
-            pairs = zip(entries[::2], entries[1::2], strict=True)
-            entries = [select(odd, b, a) for a, b in pairs]
-        return entries[0]
-
-    def round_even(self, x: Value) -> Value:
-        """f32[n] -> nearest integer as f32, halves to even; |x| < 2^22."""
-        return (x + 12582912.0) - 12582912.0  # 1.5 * 2^23: the adder itself rounds
-
-    def half_to_single(self, h: Value) -> Value:
-        """f16 bits u16[n] -> f32[n], exact (subnormals, infinities and NaN included)."""
-        x = h.to(u32)
-        magnitude = x & 0x7FFF
-        # Shifted into place the exponent is 112 too small; the product corrects it.
-        scaled = (magnitude << 13).bits(f32 * h.type.lanes) * 5.192296858534828e33
-        special = ((magnitude << 13) | 0x7F800000).bits(f32 * h.type.lanes)
-        sign = (x & 0x8000) << 16
-        number = select(magnitude >= 0x7C00, special, scaled)
-        return (number.bits(u32 * h.type.lanes) | sign).bits(f32 * h.type.lanes)
-
-    def single_to_half(self, x: Value) -> Value:
-        """f32[n] -> f16 bits u16[n], nearest, halves to even."""
-        n = x.type.lanes
-        whole = x.bits(u32 * n)
-        sign = (whole >> 16) & 0x8000
-        magnitude = whole & 0x7FFFFFFF
-        # Normal results: add half of the last kept bit, one less when it is even, drop 13.
-        rounded = (magnitude + 0xC8000FFF + ((magnitude >> 13) & 1)) >> 13
-        # Small results: adding 0.5 aligns the mantissa so that the float adder itself rounds.
-        small = ((magnitude.bits(f32 * n) + 0.5).bits(u32 * n)) - 0x3F000000
-        out = select(magnitude < 0x38800000, small, rounded)
-        out = select(magnitude >= 0x47800000, const(u32 * n, 0x7C00), out)
-        out = select(magnitude > 0x7F800000, const(u32 * n, 0x7E00), out)
-        return (out | sign).to(u16)
-
-
-def _sum4(products: Value) -> Value:
-    n = products.type.lanes
-    wide = products.to(i32)
-    pairs = shuffle(wide, range(0, n, 2)) + shuffle(wide, range(1, n, 2))
-    return shuffle(pairs, range(0, n // 2, 2)) + shuffle(pairs, range(1, n // 2, 2))
-
-
-class Avx2(Generic):
-    """x86-64 with AVX2, FMA and F16C: 32-byte vectors, products of bytes summed in pairs."""
-
-    nbytes = 32
-    pause_intrinsic = ("llvm.x86.sse2.pause", list)
-    _pmaddubsw: ClassVar = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}
-    _pmaddwd: ClassVar = {
-        8: "llvm.x86.sse2.pmadd.wd",
-        16: "llvm.x86.avx2.pmadd.wd",
-        32: "llvm.x86.avx512.pmaddw.d.512",
-    }
-    _psign: ClassVar = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}
-    _pshufb: ClassVar = {
-        16: "llvm.x86.ssse3.pshuf.b.128",
-        32: "llvm.x86.avx2.pshuf.b",
-        64: "llvm.x86.avx512.pshuf.b.512",
-    }
-    _widest = 32
-
-    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
-        """As Generic; u must stay below 129, since pairs of products are kept in 16 bits."""
-        n = u.type.lanes
-        if n > self._widest or n < 16:
-            return _in_parts(self.dot_unsigned, self._widest, acc, u, s)
-        pairs = call(self._pmaddubsw[n], i16 * (n // 2), u, s)
-        return self.dot_pairs(acc, pairs, const(i16 * (n // 2), 1))
-
-    def dot_signed(self, acc: Value, w: Value, s: Value) -> Value:
-        n = w.type.lanes
-        if n > self._widest or n < 16:
-            return _in_parts(self.dot_signed, self._widest, acc, w, s)
-        moved = call(self._psign[n], i8 * n, s, w)
-        return self.dot_unsigned(acc, absolute(w).bits(u8 * n), moved)
-
-    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
-        n = a.type.lanes
-        if n not in self._pmaddwd or 2 * n > self.nbytes:
-            return _in_parts(self.dot_pairs, self.nbytes // 2, acc, a, b)
-        return acc + call(self._pmaddwd[n], i32 * (n // 2), a, b)
-
-    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
-        n = indices.type.lanes
-        if not 16 <= n <= self.nbytes:
-            return super().lookup16(table, indices)
-        return call(self._pshufb[n], i8 * n, const(i8 * n, list(table) * (n // 16)), indices)
-
-    def round_even(self, x: Value) -> Value:
-        return rint(x)
-
-    def half_to_single(self, h: Value) -> Value:
-        from ggq.jit.lang import f16
-
-        return h.bits(f16 * h.type.lanes).to(f32)
-
-    def single_to_half(self, x: Value) -> Value:
-        from ggq.jit.lang import f16
-
-        return x.to(f16).bits(u16 * x.type.lanes)
-
-
-class AvxVnni(Avx2):
-    """AVX2 with the byte dot product instruction."""
-
-    signed_dot = False
-
-    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
-        n = u.type.lanes
-        if n not in (16, 32, 64) or n > self.nbytes:
-            return _in_parts(self.dot_unsigned, self.nbytes, acc, u, s)
-        return call(f"llvm.x86.avx512.vpdpbusd.{8 * n}", i32 * (n // 4), acc, u, s)
-
-
-class Avx512(AvxVnni):
-    """AVX-512 with VNNI: 64-byte vectors."""
-
-    nbytes = 64
-    gathers_bytes = True
-
-    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
-        n = a.type.lanes
-        if n not in (8, 16, 32):
-            return _in_parts(self.dot_pairs, 32, acc, a, b)
-        return call(f"llvm.x86.avx512.vpdpwssd.{16 * n}", i32 * (n // 2), acc, a, b)
-
-
-def _in_parts(
-    dot: Callable[[Value, Value, Value], Value], widest: int, acc: Value, a: Value, b: Value
-) -> Value:
-    """Split vectors that are too wide for one instruction, or pad those that are too narrow."""
-    n, ratio = a.type.lanes, a.type.lanes // acc.type.lanes
-    if n > widest:
-        halves = []
-        for k in range(2):
-            part = range(k * n // 2, (k + 1) * n // 2)
-            lanes = range(k * n // 2 // ratio, (k + 1) * n // 2 // ratio)
-            halves.append(dot(shuffle(acc, lanes), shuffle(a, part), shuffle(b, part)))
-        return concat(*halves)
-    wide = [shuffle(v, [min(i, v.type.lanes) for i in range(2 * v.type.lanes)], zeros(v.type))
-            for v in (acc, a, b)]  # fmt: skip
-    return shuffle(dot(*wide), range(n // ratio))
-
-
-_FORMS: dict[str, Callable[[], Generic]] = {
-    "generic": Generic, "avx2": Avx2, "avxvnni": AvxVnni, "avx512": Avx512,
-}  # fmt: skip
+FORMS: dict[str, type[Generic]] = {
+    "avx512": Avx512,
+    "avxvnni": AvxVnni,
+    "avx2": Avx2,
+    "i8mm": I8mm,
+    "dotprod": DotProd,
+    "neon": Neon,
+    "generic": Generic,
+}
 
 
 @cache
-def _by_form(form: str) -> Generic:
-    return _FORMS[form]()
+def of(form: str) -> Generic:
+    """The operations of a form, by its name in `cpu.FORMS`."""
+    return FORMS[form]()
 
 
 def target() -> Generic:
     """The form kernels are compiled for now."""
-    return _by_form(cpu.form())
+    return of(cpu.form())
 
 
 def vector(type: Type) -> Type:

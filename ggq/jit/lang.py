@@ -9,7 +9,8 @@ reads as one:
         total += load(f32 * 16, x + 4 * i) * load(f32 * 16, y + 4 * i)
     store(out, hsum(total))
 
-Nothing here reorders or fuses arithmetic: `a * b + c` rounds twice, `fma(a, b, c)` once.
+Nothing here reorders or fuses arithmetic: `a * b + c` rounds twice, `fma(a, b, c)` once
+wherever the processor can.
 Addresses are plain 64-bit integers. Source of the instruction set: LLVM language reference.
 """
 
@@ -229,9 +230,9 @@ def _float_call(name: str, *args: Value) -> Value:
 
 
 def fma(a: Value, b: Any, c: Any) -> Value:
-    """a * b + c, rounded once."""
+    """a * b + c, rounded once by processors that have an instruction for it, else twice."""
     a, b = pair(a, b)
-    return _float_call("fma", a, b, cast(c, a.type))
+    return _float_call("fmuladd", a, b, cast(c, a.type))
 
 
 def sqrt(x: Value) -> Value:

@@ -58,11 +58,9 @@ def _key(form: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in _kernel_sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    name, features = cpu.host()
-    overrides = [
-        os.environ.get(v, "") for v in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT")
-    ]
-    for part in (form, name, ",".join(sorted(features)), sys.platform, *overrides):
+    machine = cpu.machine()
+    optimization = os.environ.get("NUMBA_OPT", "")
+    for part in (form, machine.name, machine.flags, sys.platform, optimization):
         digest.update(part.encode() + b"\0")
     digest.update(_version_stamp("numba") + _version_stamp("llvmlite"))
     return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ggq.jit.lang import Value, const, fma, i32, maximum, minimum, rint
+from ggq.jit.isa import target
+from ggq.jit.lang import Value, const, fma, i32, maximum, minimum
 
 
 def exp(x: Value) -> Value:
@@ -11,7 +12,7 @@ def exp(x: Value) -> Value:
     Source: Cephes expf: x = n ln 2 + r, then a polynomial in r.
     """
     x = maximum(minimum(x, 88.0), -87.0)
-    n = rint(x * 1.4426950408889634)
+    n = target().round_even(x * 1.4426950408889634)
     r = fma(n, const(x.type, -0.693359375), x)
     r = fma(n, const(x.type, 2.12194440e-4), r)
     p = const(x.type, 1.9875691500e-4)

@@ -1,0 +1,115 @@
+"""The form of kernel any processor runs: what every form can do, in LLVM's portable terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ggq.jit.lang import (
+    Value,
+    concat,
+    const,
+    f32,
+    i8,
+    i16,
+    i32,
+    select,
+    shuffle,
+    u16,
+    u32,
+    zeros,
+)
+
+
+class Generic:
+    """Any processor: 16-byte vectors, no special instruction."""
+
+    nbytes = 16  # of a vector
+    signed_dot = True  # whether dot_signed costs no more than dot_unsigned
+    gathers_bytes = False  # whether any byte shuffle of two vectors is one instruction
+    pause_intrinsic: tuple[str, Callable[[], list[Value]]] | None = None
+
+    @property
+    def lanes(self) -> int:
+        """Singles in a vector."""
+        return self.nbytes // 4
+
+    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
+        """acc i32[n] + the four products u8 * i8 below each lane. u u8[4n], s i8[4n].
+
+        u stays below 128, except in forms without `signed_dot`.
+        """
+        return acc + _sum4(u.to(i16) * s.to(i16))
+
+    def dot_signed(self, acc: Value, w: Value, s: Value) -> Value:
+        """acc i32[n] + the four products i8 * i8 below each lane. w, s i8[4n], w > -128."""
+        return acc + _sum4(w.to(i16) * s.to(i16))
+
+    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
+        """acc i32[n] + the two products i16 * i16 below each lane. a, b i16[2n]."""
+        product = a.to(i32) * b.to(i32)
+        n = product.type.lanes
+        return acc + shuffle(product, range(0, n, 2)) + shuffle(product, range(1, n, 2))
+
+    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
+        """i8[n]: entries of a table of 16 signed bytes, picked by u8[n] indices below 16."""
+        n = indices.type.lanes
+        entries = [const(i8 * n, x) for x in table]
+        for k in range(4):
+            odd = (indices & (1 << k)).ne(0)
+            pairs = zip(entries[::2], entries[1::2], strict=True)
+            entries = [select(odd, b, a) for a, b in pairs]
+        return entries[0]
+
+    def round_even(self, x: Value) -> Value:
+        """f32[n] -> nearest integer as f32, halves to even; |x| < 2^22."""
+        return (x + 12582912.0) - 12582912.0  # 1.5 * 2^23: the adder itself rounds
+
+    def half_to_single(self, h: Value) -> Value:
+        """f16 bits u16[n] -> f32[n], exact (subnormals, infinities and NaN included)."""
+        x = h.to(u32)
+        magnitude = x & 0x7FFF
+        # Shifted into place the exponent is 112 too small; the product corrects it.
+        scaled = (magnitude << 13).bits(f32 * h.type.lanes) * 5.192296858534828e33
+        special = ((magnitude << 13) | 0x7F800000).bits(f32 * h.type.lanes)
+        sign = (x & 0x8000) << 16
+        number = select(magnitude >= 0x7C00, special, scaled)
+        return (number.bits(u32 * h.type.lanes) | sign).bits(f32 * h.type.lanes)
+
+    def single_to_half(self, x: Value) -> Value:
+        """f32[n] -> f16 bits u16[n], nearest, halves to even."""
+        n = x.type.lanes
+        whole = x.bits(u32 * n)
+        sign = (whole >> 16) & 0x8000
+        magnitude = whole & 0x7FFFFFFF
+        # Normal results: add half of the last kept bit, one less when it is even, drop 13.
+        rounded = (magnitude + 0xC8000FFF + ((magnitude >> 13) & 1)) >> 13
+        # Small results: adding 0.5 aligns the mantissa so that the float adder itself rounds.
+        small = ((magnitude.bits(f32 * n) + 0.5).bits(u32 * n)) - 0x3F000000
+        out = select(magnitude < 0x38800000, small, rounded)
+        out = select(magnitude >= 0x47800000, const(u32 * n, 0x7C00), out)
+        out = select(magnitude > 0x7F800000, const(u32 * n, 0x7E00), out)
+        return (out | sign).to(u16)
+
+
+def _sum4(products: Value) -> Value:
+    n = products.type.lanes
+    wide = products.to(i32)
+    pairs = shuffle(wide, range(0, n, 2)) + shuffle(wide, range(1, n, 2))
+    return shuffle(pairs, range(0, n // 2, 2)) + shuffle(pairs, range(1, n // 2, 2))
+
+
+def in_parts(
+    dot: Callable[[Value, Value, Value], Value], widest: int, acc: Value, a: Value, b: Value
+) -> Value:
+    """Split vectors that are too wide for one instruction, or pad those that are too narrow."""
+    n, ratio = a.type.lanes, a.type.lanes // acc.type.lanes
+    if n > widest:
+        halves = []
+        for k in range(2):
+            part = range(k * n // 2, (k + 1) * n // 2)
+            lanes = range(k * n // 2 // ratio, (k + 1) * n // 2 // ratio)
+            halves.append(dot(shuffle(acc, lanes), shuffle(a, part), shuffle(b, part)))
+        return concat(*halves)
+    wide = [shuffle(v, [min(i, v.type.lanes) for i in range(2 * v.type.lanes)], zeros(v.type))
+            for v in (acc, a, b)]  # fmt: skip
+    return shuffle(dot(*wide), range(n // ratio))

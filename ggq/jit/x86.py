@@ -1,0 +1,93 @@
+"""x86-64 forms: AVX2, AVX2 with byte dot products (AVX-VNNI), AVX-512 with them.
+
+Source of the intrinsics: LLVM llvm/include/llvm/IR/IntrinsicsX86.td.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ggq.jit.generic import Generic, in_parts
+from ggq.jit.lang import Value, absolute, call, const, f16, f32, i8, i16, i32, rint, u8, u16
+
+
+class Avx2(Generic):
+    """x86-64 with AVX2, FMA and F16C: 32-byte vectors, products of bytes summed in pairs."""
+
+    nbytes = 32
+    pause_intrinsic = ("llvm.x86.sse2.pause", list)
+    _pmaddubsw: ClassVar = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}
+    _pmaddwd: ClassVar = {
+        8: "llvm.x86.sse2.pmadd.wd",
+        16: "llvm.x86.avx2.pmadd.wd",
+        32: "llvm.x86.avx512.pmaddw.d.512",
+    }
+    _psign: ClassVar = {16: "llvm.x86.ssse3.psign.b.128", 32: "llvm.x86.avx2.psign.b"}
+    _pshufb: ClassVar = {
+        16: "llvm.x86.ssse3.pshuf.b.128",
+        32: "llvm.x86.avx2.pshuf.b",
+        64: "llvm.x86.avx512.pshuf.b.512",
+    }
+    _widest = 32
+
+    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
+        n = u.type.lanes
+        if n > self._widest or n < 16:
+            return in_parts(self.dot_unsigned, self._widest, acc, u, s)
+        # Pairs of products are kept in 16 bits: 2 * 128 * 127 < 2^15.
+        pairs = call(self._pmaddubsw[n], i16 * (n // 2), u, s)
+        return self.dot_pairs(acc, pairs, const(i16 * (n // 2), 1))
+
+    def dot_signed(self, acc: Value, w: Value, s: Value) -> Value:
+        n = w.type.lanes
+        if n > self._widest or n < 16:
+            return in_parts(self.dot_signed, self._widest, acc, w, s)
+        moved = call(self._psign[n], i8 * n, s, w)
+        return self.dot_unsigned(acc, absolute(w).bits(u8 * n), moved)
+
+    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
+        n = a.type.lanes
+        if n not in self._pmaddwd or 2 * n > self.nbytes:
+            return in_parts(self.dot_pairs, self.nbytes // 2, acc, a, b)
+        return acc + call(self._pmaddwd[n], i32 * (n // 2), a, b)
+
+    def lookup16(self, table: Sequence[int], indices: Value) -> Value:
+        n = indices.type.lanes
+        if not 16 <= n <= self.nbytes:
+            return super().lookup16(table, indices)
+        return call(self._pshufb[n], i8 * n, const(i8 * n, list(table) * (n // 16)), indices)
+
+    def round_even(self, x: Value) -> Value:
+        return rint(x)
+
+    def half_to_single(self, h: Value) -> Value:
+        return h.bits(f16 * h.type.lanes).to(f32)
+
+    def single_to_half(self, x: Value) -> Value:
+        return x.to(f16).bits(u16 * x.type.lanes)
+
+
+class AvxVnni(Avx2):
+    """AVX2 with the byte dot product instruction."""
+
+    signed_dot = False
+
+    def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
+        n = u.type.lanes
+        if n not in (16, 32, 64) or n > self.nbytes:
+            return in_parts(self.dot_unsigned, self.nbytes, acc, u, s)
+        return call(f"llvm.x86.avx512.vpdpbusd.{8 * n}", i32 * (n // 4), acc, u, s)
+
+
+class Avx512(AvxVnni):
+    """AVX-512 with VNNI: 64-byte vectors."""
+
+    nbytes = 64
+    gathers_bytes = True
+
+    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
+        n = a.type.lanes
+        if n not in (8, 16, 32):
+            return in_parts(self.dot_pairs, 32, acc, a, b)
+        return call(f"llvm.x86.avx512.vpdpwssd.{16 * n}", i32 * (n // 2), acc, a, b)
