@@ -1,31 +1,60 @@
 """Speed of the quantizers beside llama.cpp's: python -m tests.bench.bench_quantize [TYPE ...]
 
-Million weights per second on one core, ours and libgguf's, which is llama-quantize's own C code; a
-native build of llama.cpp runs it up to twice as fast as the wheel (Q4_K 15 M, Q6_K 35 M, Q4_0 970 M
-where the wheel makes 8.5 M, 15 M, 900 M). Both get the same weights in the same run, in turns; a
-figure is the median of the rounds, and so is the ratio. Time is processor time of the one thread,
-so that other load disturbs little.
+Million weights per second on one core, ours and those of llama-quantize's own C code: of a native
+build (--native PATH/libggml-base.so), or of the libgguf wheel, whose code is up to twice as slow.
+Both get the same weights in the same run, in turns; a figure is the median of the rounds, and so is
+the ratio. Time is processor time of the one thread, so that other load disturbs little.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
 
-import libgguf
 import numpy as np
+import numpy.typing as npt
 
 from ggq import blocks
 from tests.weight_strategies import F32
 
-# The seven types of the speed goal first.
-TYPES = (
-    "Q4_K Q5_K Q6_K Q2_K Q3_K Q4_0 Q8_0 Q4_1 Q5_0 Q5_1 IQ4_NL IQ4_XS TQ1_0 TQ2_0 Q1_0 MXFP4 NVFP4 "
-    "F16 BF16"
-).split()
+U8 = npt.NDArray[np.uint8]
+Peer = Callable[[blocks.BlockType, F32, F32 | None, U8], None]
+
+NOT_IN_FILES = ("F64", "F32", "Q8_1", "Q8_K")
 COLUMNS = 4096
 ONE_THREAD = 8  # rows libgguf quantizes in the calling thread; more of them it shares out
+
+
+def wheel() -> Peer:
+    """The libgguf wheel as the peer."""
+    import libgguf
+
+    def quantize(family: blocks.BlockType, x: F32, importance: F32 | None, out: U8) -> None:
+        for i in range(0, len(x), ONE_THREAD):
+            part, n = slice(i, i + ONE_THREAD), len(x[i : i + ONE_THREAD])
+            libgguf.quantize_rows_into_raw(family.id, x[part], out[part], n, COLUMNS, importance)
+
+    return quantize
+
+
+def native(path: str) -> Peer:
+    """A native libggml-base as the peer. Source of the calls: llama.cpp ggml/include/ggml.h."""
+    library = ctypes.CDLL(path)
+    chunk, init = library.ggml_quantize_chunk, library.ggml_quantize_init
+    chunk.restype, init.restype = ctypes.c_size_t, None
+    count = ctypes.c_int64
+
+    def quantize(family: blocks.BlockType, x: F32, importance: F32 | None, out: U8) -> None:
+        weights = None if importance is None else ctypes.c_void_p(importance.ctypes.data)
+        init(family.id)
+        chunk(
+            family.id, ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data),
+            count(0), count(len(x)), count(x.shape[1]), weights,
+        )  # fmt: skip
+
+    return quantize
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -36,9 +65,9 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def measure(
-    family: blocks.BlockType, importance: F32 | None, rows: int, rounds: int
+    family: blocks.BlockType, peer: Peer, importance: F32 | None, rows: int, rounds: int
 ) -> tuple[float, float, float]:
-    """(our weights per second, libgguf's, ratio), medians."""
+    """(our weights per second, the peer's, ratio), medians."""
     x = np.random.default_rng(0).normal(0, 0.02, (rows, COLUMNS)).astype(np.float32)
     out = np.empty((rows, family.row_bytes(COLUMNS)), np.uint8)
 
@@ -46,9 +75,7 @@ def measure(
         family.quantize(x, importance, threads=1)
 
     def theirs() -> None:
-        for i in range(0, rows, ONE_THREAD):
-            part, n = slice(i, i + ONE_THREAD), len(x[i : i + ONE_THREAD])
-            libgguf.quantize_rows_into_raw(family.id, x[part], out[part], n, COLUMNS, importance)
+        peer(family, x, importance, out)
 
     ours(), theirs()  # compiled, in the cache
     repeat = max(1, round(seconds(theirs) / seconds(ours)))  # turns of about equal length
@@ -62,19 +89,22 @@ def measure(
 
 def main() -> None:
     """Print a line for every type, with and without importance."""
+    can = [t.name for t in blocks.all_types() if t.can_quantize and t.name not in NOT_IN_FILES]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("types", nargs="*", default=TYPES)
+    parser.add_argument("types", nargs="*", default=can)
+    parser.add_argument("--native", metavar="LIBRARY", help="libggml-base of a native llama.cpp")
     parser.add_argument("--rows", type=int, default=128, help="rows of 4096 weights")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    print(f"{'type':8}{'importance':>11}{'ggq':>8}{'libgguf':>9}  M weights/s{'ratio':>7}")
+    peer = native(args.native) if args.native else wheel()
+    print(f"{'type':8}{'importance':>11}{'ggq':>8}{'llama.cpp':>11}  M weights/s{'ratio':>7}")
     for family in map(blocks.by_name, args.types):
         uneven = np.random.default_rng(1).random(COLUMNS).astype(np.float32)
         for importance in (None, uneven) if family.uses_importance else (None,):
-            ours, theirs, ratio = measure(family, importance, args.rows, args.rounds)
+            ours, theirs, ratio = measure(family, peer, importance, args.rows, args.rounds)
             given = "no" if importance is None else "yes"
             print(
-                f"{family.name:8}{given:>11}{ours / 1e6:8.0f}{theirs / 1e6:9.1f}{ratio:20.1f}",
+                f"{family.name:8}{given:>11}{ours / 1e6:8.0f}{theirs / 1e6:11.1f}{ratio:20.2f}",
                 flush=True,
             )
 
