@@ -108,6 +108,8 @@ def _convert(args: argparse.Namespace) -> int:
         threads=args.threads,
         progress=not args.quiet,
     )
+    if not args.quiet:
+        _say(result.load.sentence())
     _say(f"{result.summary()}; try it: ggq-run {shlex.quote(str(result.paths[0]))} -p 'Hello'")
     return 0
 

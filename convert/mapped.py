@@ -42,6 +42,11 @@ class MappedFile:
         """Let the system read these bytes ahead."""
         self._advise("MADV_WILLNEED", start // mmap.PAGESIZE * mmap.PAGESIZE, start + nbytes)
 
+    def read(self, start: int, nbytes: int) -> None:
+        """Bring these bytes into memory, other threads running on meanwhile."""
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self.view(first, start + nbytes - first)[:: mmap.PAGESIZE].max(initial=0)
+
     def release(self, start: int, nbytes: int) -> None:
         """Drop the pages that lie within these bytes; reading them again brings them back."""
         last = (start + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE

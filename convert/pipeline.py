@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from ggq.convert.imatrix import Imatrix
 from ggq.convert.mapped import same_file
 from ggq.convert.plan import Plan, PlannedTensor
 from ggq.convert.progress import Progress
+from ggq.convert.stages import Load, Stages
 from ggq.convert.tensor_source import F32, Source, TensorSource
 from ggq.errors import QuantizeError, UsageError
 from ggq.metadata import Metadata
 from ggq.shards import Split
 from ggq.writer import Writer
+
+Rows = npt.NDArray[Any]
 
 CHUNK_WEIGHTS = 1 << 19
 FLOATS = ("F32", "F16", "BF16")
@@ -43,7 +47,7 @@ class Chunk:
     stop: int
     importance: F32 | None
 
-    def encode(self) -> npt.NDArray[Any]:
+    def encode(self) -> Rows:
         """The bytes of these rows in the output. Raises QuantizeError naming the weight."""
         type = self.planned.type
         if self.planned.copied and self.tensor.has_stored:
@@ -87,6 +91,7 @@ class Result:
     nbytes: int
     seconds: float
     plan: Plan
+    load: Load
 
     def summary(self) -> str:
         """One line: size, bits per weight, types, fallbacks, seconds."""
@@ -128,31 +133,44 @@ def convert(
     refuse_overwriting(writer.paths, source.files)
     tensors = {tensor.info.name: tensor for tensor in source.tensors}
     refuse_unwritable(plan, tensors)
-    workers = threads or available_threads()
-    with writer, Progress(plan.n_weights, progress) as bar, ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[Chunk, Future[npt.NDArray[Any]]]] = deque()
+    stages = Stages(threads or available_threads(), writer.clock)
+    encoded = _encoded(chunks(plan, tensors, imatrix), stages)
+    with writer, Progress(plan.n_weights, progress) as bar, closing(encoded):
+        for chunk, rows in encoded:
+            writer.write(chunk.planned.name, rows.data)
+            chunk.tensor.release(chunk.start, chunk.stop)
+            bar.advance((chunk.stop - chunk.start) * (chunk.planned.shape or (1,))[-1])
+    seconds = time.monotonic() - begin
+    return Result(writer.paths, writer.nbytes, seconds, plan, stages.load(seconds))
+
+
+def _encoded(work: Iterator[Chunk], stages: Stages) -> Generator[tuple[Chunk, Rows], None, None]:
+    """The chunks in order with their bytes; those that follow are read and encoded meanwhile."""
+
+    def read(chunk: Chunk) -> None:
+        with stages.reading:
+            chunk.tensor.read(chunk.start, chunk.stop)
+
+    def encode(chunk: Chunk, in_memory: Future[None]) -> Rows:
+        in_memory.result()
+        with stages.arithmetic:
+            return chunk.encode()
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(stages.threads) as pool:
+        waiting: deque[tuple[Chunk, Future[Rows]]] = deque()
         try:
-            for chunk in chunks(plan, tensors, imatrix):
+            for chunk in work:
                 chunk.tensor.will_need(chunk.start, chunk.stop)
-                waiting.append((chunk, pool.submit(chunk.encode)))
-                if len(waiting) > 2 * workers + 1:
-                    _write_next(writer, waiting, bar)
-            while waiting:
-                _write_next(writer, waiting, bar)
+                waiting.append((chunk, pool.submit(encode, chunk, reader.submit(read, chunk))))
+                if len(waiting) > 2 * stages.threads + 1:
+                    first, rows = waiting.popleft()
+                    yield first, rows.result()
+            for chunk, rows in waiting:
+                yield chunk, rows.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for executor in (reader, pool):
+                executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return Result(writer.paths, writer.nbytes, time.monotonic() - begin, plan)
-
-
-def _write_next(
-    writer: Writer, waiting: deque[tuple[Chunk, Future[npt.NDArray[Any]]]], bar: Progress
-) -> None:
-    chunk, encoded = waiting.popleft()
-    rows = encoded.result()
-    writer.write(chunk.planned.name, rows.data)
-    chunk.tensor.release(chunk.start, chunk.stop)
-    bar.advance((chunk.stop - chunk.start) * (chunk.planned.shape or (1,))[-1])
 
 
 def chunks(

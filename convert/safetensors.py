@@ -85,6 +85,11 @@ class SafetensorsFile:
         first = tensor.start + start * tensor.row_bytes
         self.file.release(first, (stop - start) * tensor.row_bytes)
 
+    def read(self, tensor: SafeTensor, start: int, stop: int) -> None:
+        """Bring these rows into memory."""
+        first = tensor.start + start * tensor.row_bytes
+        self.file.read(first, (stop - start) * tensor.row_bytes)
+
     def will_need(self, tensor: SafeTensor, start: int, stop: int) -> None:
         """Let the system read these rows ahead."""
         first = tensor.start + start * tensor.row_bytes

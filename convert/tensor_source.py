@@ -52,6 +52,9 @@ class TensorSource:
     def will_need(self, start: int, stop: int) -> None:
         """Announce that these rows are read soon."""
 
+    def read(self, start: int, stop: int) -> None:
+        """Bring these rows into memory: what waits for the disk waits here."""
+
     def release(self, start: int, stop: int) -> None:
         """Announce that these rows are not read again."""
 
@@ -72,7 +75,7 @@ class CheckpointTensor(TensorSource):
         """The checkpoint's values; F16 stays F16 until the layout is right, as in llama.cpp."""
         raw: npt.NDArray[Any] = self._file.rows(self._tensor, start, stop)
         if self._tensor.dtype == "BF16":
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+            raw = by_name("BF16").dequantize(raw.view(np.uint8))
         elif self._tensor.dtype != "F16":
             with np.errstate(over="ignore"):  # what F64 holds beyond F32 is refused as infinite
                 raw = raw.astype(np.float32, copy=False)
@@ -85,6 +88,10 @@ class CheckpointTensor(TensorSource):
     def will_need(self, start: int, stop: int) -> None:
         """Read ahead."""
         self._file.will_need(self._tensor, start, stop)
+
+    def read(self, start: int, stop: int) -> None:
+        """Touch the pages."""
+        self._file.read(self._tensor, start, stop)
 
     def release(self, start: int, stop: int) -> None:
         """Let go of the pages."""
@@ -125,6 +132,10 @@ class FileTensor(TensorSource):
     def will_need(self, start: int, stop: int) -> None:
         """Read ahead."""
         self._file.will_need(*self._range(start, stop))
+
+    def read(self, start: int, stop: int) -> None:
+        """Touch the pages."""
+        self._file.read(*self._range(start, stop))
 
     def release(self, start: int, stop: int) -> None:
         """Let go of the pages."""

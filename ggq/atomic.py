@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ggq.clock import Clock
 from ggq.errors import (
     DISK_FULL_ERRNOS,
     DiskFullError,
@@ -26,9 +28,13 @@ from ggq.errors import (
 if sys.platform != "win32":
     import fcntl
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 _SUFFIX = ".ggq-part"
 _NO_LOCKS_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _MAX_WRITE_BYTES = 1 << 30
+_SYNC_BYTES = 1 << 26  # written before they are sent to the disk behind the writer
 _LOCK_ATTEMPTS = 50
 _LOCK_PAUSE_SECONDS = 0.01
 
@@ -82,26 +88,52 @@ def sync_folder(folder: Path) -> None:
 class PendingFile:
     """The bytes of `path` before it has its name. Ends with `publish` or `discard`.
 
-    Raises OutputBusyError if another process is writing the same target.
+    What is written goes to the disk while more is being made: a thread syncs behind the writer.
+    `clock` runs in the meantime. Raises OutputBusyError if another process is writing the target.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
+        self._clock = clock or Clock()
+        self._unsynced_bytes = 0
+        self._syncer: ThreadPoolExecutor | None = None
+        self._syncing: Future[None] | None = None
         self.part = path.with_name(f".{path.name}{_SUFFIX}")
         self._published = False
         self._descriptor = _claim(self.part, path)
 
     def write(self, chunk: memoryview) -> None:
         """Append the bytes of `chunk`. Raises DiskFullError."""
-        with _disk_full_named(self.path):
+        with _disk_full_named(self.path), self._clock:
             while chunk:
                 written = os.write(self._descriptor, chunk[:_MAX_WRITE_BYTES])
                 chunk = chunk[written:]
+                self._unsynced_bytes += written
+            if self._unsynced_bytes >= _SYNC_BYTES:
+                self._sync_behind()
 
     def sync(self) -> None:
         """Wait until the bytes are on the disk. Raises DiskFullError."""
-        with _disk_full_named(self.path):
+        with _disk_full_named(self.path), self._clock:
+            if self._syncing is not None:
+                self._syncing.result()
             os.fsync(self._descriptor)
+
+    def _sync_behind(self) -> None:
+        if self._syncing is not None:
+            if not self._syncing.done():
+                return
+            self._syncing.result()
+        if self._syncer is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._syncer = ThreadPoolExecutor(1)
+        self._unsynced_bytes = 0
+        self._syncing = self._syncer.submit(self._sync_data)
+
+    def _sync_data(self) -> None:
+        with self._clock:
+            getattr(os, "fdatasync", os.fsync)(self._descriptor)
 
     def publish(self) -> None:
         """Give the file its name, replacing what had it."""
@@ -126,6 +158,8 @@ class PendingFile:
             self._close()
 
     def _close(self) -> None:
+        if self._syncer is not None:
+            self._syncer.shutdown(cancel_futures=True)
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.atomic import PendingFile, check_space, check_target, remove_stale_parts, sync_folder
+from ggq.clock import Clock
 from ggq.errors import DuplicateTensorError, WriteError
 from ggq.metadata import Metadata, read_alignment
 from ggq.shards import Split, shard_metadata, shard_name, without_split
@@ -49,6 +50,7 @@ class Writer:
     the files appear under `paths`, replacing older ones; on an error nothing remains.
     Raises FormatError for names, shapes and keys a file cannot hold, UsageError and NotFoundError
     for a path that cannot be written, DiskFullError, OutputBusyError.
+    `clock` runs while bytes are on their way to the disk.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Writer:
         split: Split | None = None,
     ) -> None:
         self._plans = _plans(Path(path), metadata, tensors, split)
+        self.clock = Clock()
         self._files: list[PendingFile] = []
         self._steps = self._walk()
         self._tensor: TensorInfo | None = None
@@ -124,7 +127,7 @@ class Writer:
     def _walk(self) -> Iterator[TensorInfo]:
         """Open each file, write its header, and stop at each tensor until its data is written."""
         for plan in self._plans:
-            file = PendingFile(plan.path)
+            file = PendingFile(plan.path, self.clock)
             self._files.append(file)
             file.write(memoryview(plan.header))
             for tensor in plan.tensors:

@@ -57,11 +57,12 @@ def native(path: str) -> Peer:
     return quantize
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Processor seconds of one call."""
+def seconds(run: Callable[[], None], times: int = 1) -> float:
+    """Processor seconds of one call, of the average of several."""
     start = time.thread_time()
-    run()
-    return time.thread_time() - start
+    for _ in range(times):
+        run()
+    return (time.thread_time() - start) / times
 
 
 def measure(
@@ -77,12 +78,10 @@ def measure(
     def theirs() -> None:
         peer(family, x, importance, out)
 
-    ours(), theirs()  # compiled, in the cache
+    for run in (ours, theirs):
+        run()  # compiled, in the cache
     repeat = max(1, round(seconds(theirs) / seconds(ours)))  # turns of about equal length
-    turns = [
-        (seconds(lambda: [ours() for _ in range(repeat)]) / repeat, seconds(theirs))
-        for _ in range(rounds)
-    ]
+    turns = [(seconds(ours, repeat), seconds(theirs)) for _ in range(rounds)]
     mine, its = np.array(turns).T
     return x.size / np.median(mine), x.size / np.median(its), float(np.median(its / mine))
 
