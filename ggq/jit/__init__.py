@@ -1,7 +1,7 @@
 """The compiler policy, in one place: `@kernel` turns a Python function into machine code.
 
 A kernel is compiled by numba when it is first needed and kept on disk (`store`); later processes
-load the machine code through llvmlite and never import numba. Importing a module full of kernels
+load the machine code (`loader`) and never import numba. Importing a module full of kernels
 compiles nothing and imports neither.
 """
 
@@ -14,14 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ggq.jit import store
+from ggq.jit import cpu, loader, store
 
 __all__ = ["Kernel", "kernel", "prepare"]
 
 log = logging.getLogger("ggq")
 _lock = threading.RLock()
-_engine: Any = None
-_keep_alive: list[Any] = []
 
 
 class Kernel:
@@ -69,54 +67,22 @@ def kernel(function: Callable[..., None]) -> Kernel:
 def prepare(kernels: list[Kernel]) -> None:
     """Load, or compile and keep, the kernels. Each compilation is logged at level INFO."""
     with _lock:
-        missing = {k.symbol: k for k in kernels if not k._address}
-        kept = {symbol: store.load(symbol) for symbol in missing}
+        missing = {kernel.symbol: kernel for kernel in kernels if not kernel._address}
+        if not missing:
+            return
+        form = cpu.form()
+        kept = {symbol: store.load(f"{symbol}.{form}.o") for symbol in missing}
         new = [symbol for symbol, code in kept.items() if code is None]
-        for symbol, each in missing.items():
-            code = kept[symbol]
-            if code is None:
-                from ggq.jit.compile import compile_kernel
+        for number, symbol in enumerate(new, 1):
+            from ggq.jit.compile import compile_kernel
 
-                log.info(
-                    "compiling kernel %d of %d for this processor (once): %s",
-                    new.index(symbol) + 1, len(new), each.name,
-                )  # fmt: skip
-                code = compile_kernel(symbol, each._body, each.n_args)
-                store.save(symbol, code)
-            _add_object(symbol, code)
-        if missing:
-            _engine.finalize_object()
-        for symbol, each in missing.items():
-            each._address = _addresses(symbol)
-        for each in kernels:
-            if not each._address:
-                each._address = _addresses(each.symbol)
-
-
-_loaded: set[str] = set()
-
-
-def _add_object(symbol: str, code: bytes) -> None:
-    global _engine
-    import llvmlite.binding as llvm
-
-    if _engine is None:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-        module = llvm.parse_assembly("")
-        module.triple = llvm.get_process_triple()
-        _engine = llvm.create_mcjit_compiler(module, machine)
-    if symbol in _loaded:
-        return
-    _loaded.add(symbol)
-    parsed = llvm.ObjectFileRef.from_data(code)
-    _keep_alive.append(parsed)
-    _engine.add_object_file(parsed)
-
-
-def _addresses(symbol: str) -> int:
-    address: int = _engine.get_function_address(symbol)
-    if not address:
-        raise RuntimeError(f"no function {symbol} in the kept machine code")
-    return address
+            each = missing[symbol]
+            log.info(
+                "compiling kernel %d of %d for this processor (once): %s",
+                number, len(new), each.name,
+            )  # fmt: skip
+            kept[symbol] = code = compile_kernel(symbol, each._body, each.n_args)
+            store.save(f"{symbol}.{form}.o", code)
+        addresses = {symbol: loader.load(symbol, code) for symbol, code in kept.items() if code}
+        for kernel in kernels:
+            kernel._address = kernel._address or addresses[kernel.symbol]

@@ -12,7 +12,9 @@ from functools import cache
 from typing import NamedTuple
 
 from ggq.errors import GGQError
+from ggq.jit import store
 
+_HOST = "processor"
 # Form -> the sets of features, as LLVM names them, any one of which is enough; best form first.
 FORMS: dict[str, list[frozenset[str]]] = {
     "avx512": [frozenset("avx512f avx512bw avx512vl avx512dq avx512vnni f16c fma".split())],
@@ -43,10 +45,27 @@ class Machine(NamedTuple):
             + [f"-{each}" for each in sorted(self.lacks)]
         )
 
+    @classmethod
+    def of(cls, name: str, flags: str) -> Machine:
+        """The machine of a name and of `flags`."""
+        signed = flags.split(",")
+        has, lacks = (frozenset(f[1:] for f in signed if f[:1] == sign) for sign in "+-")
+        return cls(name, has, lacks)
+
 
 @cache
 def host() -> Machine:
-    """This processor."""
+    """This processor. What LLVM says of it is kept, for loading LLVM takes long."""
+    kept = store.load(_HOST)
+    if kept is not None:
+        name, _, flags = kept.decode().partition(" ")
+        return Machine.of(name, flags)
+    found = _detected()
+    store.save(_HOST, f"{found.name} {found.flags}".encode())
+    return found
+
+
+def _detected() -> Machine:
     import llvmlite.binding as llvm
 
     found = dict(llvm.get_host_cpu_features())
@@ -66,14 +85,18 @@ def forms() -> list[str]:
 
 def form() -> str:
     """The form of kernel to use: the best this processor runs, or the one `GGQ_CPU` forces."""
+    return _form(os.environ.get("GGQ_CPU", ""), host().features)
+
+
+@cache
+def _form(wanted: str, features: frozenset[str]) -> str:
     possible = forms()
-    wanted = os.environ.get("GGQ_CPU", "")
     if not wanted:
         return possible[0]
     if wanted not in FORMS:
         raise GGQError(f"GGQ_CPU={wanted} is not known; use one of {', '.join(FORMS)}")
     if wanted not in possible:
-        missing = ", ".join(sorted(FORMS[wanted][0] - host().features))
+        missing = ", ".join(sorted(FORMS[wanted][0] - features))
         raise GGQError(f"GGQ_CPU={wanted} needs {missing}, which this processor lacks")
     return wanted
 
