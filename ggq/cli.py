@@ -23,7 +23,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(PROG, "Look into GGUF files. See also ggq-convert, ggq-export and ggq-run.")
+    parser = Parser(
+        PROG, "Look into GGUF files. See also ggq-convert, ggq-export, ggq-run and ggq-bench."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = "show the metadata, tokenizer, tensors, types and bits per weight of a file"
     info = commands.add_parser("info", help=text, description=text.capitalize() + ".")

@@ -8,18 +8,16 @@ barriers together are the time of the runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ggq.errors import GGQError
-from ggq.reader import Tensor
 from ggq.runtime.kernels import execute
 from ggq.runtime.tables import aligned_table
-from ggq.runtime.threads import Program
-from ggq.runtime.work import BARRIER, Work, work_of
+from ggq.runtime.work import BARRIER, Work, attended
 
 I64 = npt.NDArray[np.int64]
 WAKING = "waking"
@@ -42,7 +40,7 @@ class Line:
 
     @property
     def gops(self) -> float:
-        """10^9 multiplications and additions with weights per second."""
+        """10^9 multiplications and additions per second."""
         return self.operations / self.seconds / 1e9 if self.seconds else 0.0
 
 
@@ -83,9 +81,10 @@ class PhaseProfile:
         self._waking = np.zeros(threads, np.int64)
         self._bytes = np.zeros(n, np.int64)
         self._operations = np.zeros(n, np.int64)
-        fields = [(w.weight_bytes, w.position_bytes, w.window, w.token_ops, w.run_ops)
-                  for w in self._work]  # fmt: skip
-        self._amounts: I64 = np.array(fields, np.int64).T
+        fields = "weight_bytes position_bytes window run_ops token_ops pair_ops".split()
+        self._amounts = [
+            np.array([getattr(w, name) for w in self._work], np.int64) for name in fields
+        ]
 
     def add(self, tokens: int, positions: int) -> None:
         """Count the run that `stamps` are of, with `positions` in the cache at its end."""
@@ -95,9 +94,10 @@ class PhaseProfile:
         lasted = self.stamps[:, -1] - self.stamps[:, 0]
         self._lasted += int(lasted.max())
         self._waking += lasted.max() - lasted
-        weights, per_position, window, per_token, per_run = self._amounts
+        weights, per_position, window, per_run, per_token, per_pair = self._amounts
         self._bytes += weights + per_position * np.minimum(window, positions)
         self._operations += per_run + per_token * tokens
+        self._operations += per_pair * attended(tokens, positions, window)
 
     @property
     def threads(self) -> int:
@@ -171,16 +171,15 @@ class Profile:
     `str(profile)` is the report `ggq-run --profile` prints.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], position_bytes: int, threads: int) -> None:
+    def __init__(self, threads: int) -> None:
         self.phases: dict[str, PhaseProfile] = {}
-        self._tensors, self._position_bytes, self._threads = tensors, position_bytes, threads
+        self._threads = threads
         self._clock = _Clock()
 
-    def of(self, phase: str, program: Program) -> PhaseProfile:
-        """The profile of a phase, which runs this program."""
+    def of(self, phase: str, work: Callable[[], list[Work]]) -> PhaseProfile:
+        """The profile of a phase, whose steps `work` tells when it is new."""
         if phase not in self.phases:
-            work = work_of(program.steps, self._tensors, self._position_bytes)
-            self.phases[phase] = PhaseProfile(work, self._threads, self._clock)
+            self.phases[phase] = PhaseProfile(work(), self._threads, self._clock)
         return self.phases[phase]
 
     def stop(self) -> None:

@@ -24,11 +24,21 @@ from ggq.runtime.threads import Program, Team
 
 if TYPE_CHECKING:
     from ggq.runtime.profile import Profile
+    from ggq.runtime.work import Work
 
 Logits = npt.NDArray[np.float32]
 BATCH = 512  # tokens of one prefill run
 COUNTS = (2, 4, 8)  # tokens at once there are kernels for
 _SCORE_BYTES = 1 << 26  # logits of one scoring run
+
+
+def form_of(phase: Phase, tokens: int) -> tuple[Phase, int]:
+    """The program that runs so many tokens of a phase: its phase and most tokens; 0: any."""
+    if tokens == 1:
+        return Phase.DECODE, 0
+    if tokens <= tile_tokens():
+        return Phase.FEW, next(count for count in COUNTS if count >= tokens)
+    return phase, 0
 
 
 class Session:
@@ -79,6 +89,15 @@ class Session:
             raise ValueError(f"cannot go back to {n_past} tokens: there are {self.n_past}")
         self.n_past = n_past
 
+    def work(self, tokens: int) -> list[Work]:
+        """What each step of a run reads and computes that appends so many tokens, 1 to BATCH."""
+        return self._work(self.program(*form_of(Phase.PREFILL, tokens))[0])
+
+    def _work(self, program: Program) -> list[Work]:
+        from ggq.runtime.work import work_of
+
+        return work_of(program.steps, self._tensors, self._cache.position_bytes, self._exact)
+
     @contextmanager
     def profile(self) -> Iterator[Profile]:
         """`with session.profile() as p:` measures the runs within; `print(p)` tells all of it.
@@ -88,7 +107,7 @@ class Session:
         """
         from ggq.runtime.profile import Profile
 
-        found = Profile(self._tensors, self._cache.position_bytes, self._team.count)
+        found = Profile(self._team.count)
         outer, self._profile = self._profile, found
         try:
             yield found
@@ -133,11 +152,8 @@ class Session:
     def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
         """Run a phase, or its form for so few tokens; the logits of the last or of all tokens."""
         self._team.require_open()
-        n, count = len(ids), 0
-        if n == 1:
-            phase = Phase.DECODE
-        elif n <= tile_tokens():
-            phase, count = Phase.FEW, next(c for c in COUNTS if c >= n)
+        n = len(ids)
+        phase, count = form_of(phase, n)
         program, logits = self.program(phase, count)
         end = self.n_past + n
         for rope in self._ropes.values():
@@ -146,7 +162,7 @@ class Session:
         self._state[[N_TOKENS, POSITION, TOKENS]] = n, self.n_past, ids.ctypes.data
         if self._profile:
             name = f"{phase.value} {count}" if count else phase.value
-            measured = self._profile.of(name, program)
+            measured = self._profile.of(name, lambda: self._work(program))
             self._team.run(program, self._state, measured.stamps)
             measured.add(n, end)
         else:

@@ -1,4 +1,4 @@
-"""Tables of text: columns lined up for a terminal, or markdown."""
+"""Tables of text: columns lined up for a terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,4 @@ def aligned_table(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
-    ]
-
-
-def markdown_table(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Lines of a markdown table, of which the first row is the head."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * width if k < left else "-" * (width - 1) + ":" for k, width in enumerate(widths)]
-    return [
-        "| "
-        + " | ".join(
-            cell.ljust(width) if k < left else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in (rows[0], rule, *rows[1:])
     ]

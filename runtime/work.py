@@ -5,41 +5,59 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from ggq.blocks._float import FloatFrame
 from ggq.reader import Tensor
-from ggq.runtime.kernels._op import Step
+from ggq.runtime.kernels import linear
+from ggq.runtime.kernels._op import PRIVATE, Step
 
 BARRIER = "barrier"
+EVERYWHERE = 1 << 40  # a window no text fills
 
 
 @dataclass(frozen=True)
 class Work:
     """One step. `layer` is None before the first layer and behind the last.
 
-    `weight_bytes` are read once a run. `token_ops` and `run_ops` are multiplications and additions
-    with weights per token and per run. `position_bytes` are read of the KV cache per position that
-    is attended to, of which there are at most `window`.
+    `weight_bytes` are read once a run, `position_bytes` of the KV cache for every position that is
+    attended to, of which a token has at most `window`. Operations are multiplications and
+    additions: `run_ops` with weights once a run, `token_ops` with weights for every token,
+    `pair_ops` with the cache for every token and position; `is_float` tells whether those with
+    weights are in singles, and not in bytes.
     """
 
     kernel: str
     layer: int | None
     weight_bytes: int = 0
-    token_ops: int = 0
-    run_ops: int = 0
     position_bytes: int = 0
-    window: int = 1 << 62
+    window: int = EVERYWHERE
+    run_ops: int = 0
+    token_ops: int = 0
+    pair_ops: int = 0
+    is_float: bool = True
 
     def bytes_read(self, positions: int) -> int:
-        """Bytes of weights and cache one run over one token reads, `positions` in the cache."""
+        """Bytes a run reads that leaves so many positions in the cache."""
         return self.weight_bytes + self.position_bytes * min(positions, self.window)
 
-    def operations(self, tokens: int) -> int:
-        """Multiplications and additions with weights in a run over so many tokens."""
-        return self.run_ops + self.token_ops * tokens
+    def operations(self, tokens: int, positions: int) -> int:
+        """Operations of a run over `tokens` that leaves so many positions in the cache."""
+        pairs = int(attended(tokens, positions, self.window)) if self.pair_ops else 0
+        return self.run_ops + self.token_ops * tokens + self.pair_ops * pairs
+
+
+def attended(tokens: int, positions: int, window: Any) -> Any:
+    """Positions attended to by the last `tokens` of `positions`, summed up; windows may be many."""
+    first = positions - tokens + 1  # the first token sees so many, itself among them
+    growing = np.clip(window - first + 1, 0, tokens)
+    return growing * (2 * first + growing - 1) // 2 + (tokens - growing) * window
 
 
 def work_of(
-    steps: Iterable[Step], tensors: Mapping[str, Tensor], position_bytes: int
+    steps: Iterable[Step], tensors: Mapping[str, Tensor], position_bytes: int, exact: bool
 ) -> list[Work]:
     """A Work for every step; `position_bytes` of the cache hold a position in one layer.
 
@@ -50,11 +68,11 @@ def work_of(
     works: list[Work] = []
     layer: int | None = None
     for step in steps:
-        words = step.words
-        used = [by_address[word] for word in words.values() if word in by_address]
+        used = [by_address[word] for word in step.words.values() if word in by_address]
         for tensor in used:
             layer = layer_of(tensor.name)
-        works.append(_work(step, words, layer, used, position_bytes))
+        matrices = [tensor for tensor in used if len(tensor.shape) > 1]
+        works.append(_work(step, layer, matrices, position_bytes, exact))
     return works
 
 
@@ -65,20 +83,23 @@ def layer_of(tensor: str) -> int | None:
 
 
 def _work(
-    step: Step, words: dict[str, int], layer: int | None, used: list[Tensor], position_bytes: int
+    step: Step, layer: int | None, matrices: list[Tensor], position_bytes: int, exact: bool
 ) -> Work:
     if step.op is None:
         return Work(BARRIER, layer)
-    name = step.op.kernel.name
+    name, words = step.op.kernel.name, step.words
     kind = name.partition(".")[0]
     if kind == "attend":
-        window = words.get("window") or 1 << 62
-        return Work(name, layer, position_bytes=position_bytes, window=window)
-    if kind not in ("matvec", "matmat"):
+        return Work(
+            name, layer, position_bytes=position_bytes, window=words.get("window") or EVERYWHERE,
+            pair_ops=4 * words["n_head"] * words["dims"],
+        )  # fmt: skip
+    if kind == "embed" or not matrices:
         return Work(name, layer)
-    matrices = [tensor for tensor in used if len(tensor.shape) > 1]
-    nbytes = sum(tensor.nbytes for tensor in matrices)
-    ops = sum(2 * tensor.shape[0] * tensor.shape[1] for tensor in matrices)
-    if kind == "matvec":
-        return Work(name, layer, nbytes, run_ops=ops)
-    return Work(name, layer, nbytes, token_ops=ops)
+    once = bool(words.get("x", 0) & PRIVATE)  # one token's activations, in every thread's memory
+    ops = sum(2 * tensor.shape[-2] * tensor.shape[-1] for tensor in matrices)
+    return Work(
+        name, layer, sum(tensor.nbytes for tensor in matrices),
+        run_ops=ops if once else 0, token_ops=0 if once else ops,
+        is_float=isinstance(linear.frame_of(matrices[0].type, exact), FloatFrame),
+    )  # fmt: skip

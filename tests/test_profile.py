@@ -21,7 +21,7 @@ from ggq.runtime.kernels._op import N_TOKENS, POSITION, STATE_WORDS, TOKENS
 from ggq.runtime.model import Model
 from ggq.runtime.profile import WAKING
 from ggq.runtime.threads import Team
-from ggq.runtime.work import BARRIER, layer_of
+from ggq.runtime.work import BARRIER, EVERYWHERE, attended, layer_of
 from tests.models import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,9 +110,21 @@ def test_steps_are_of_their_layers_and_weights(model: Model) -> None:
         for line in phase.layers()[1:]:
             here = sum(t.nbytes for n, t in used.items() if n.startswith(f"blk.{line.name}."))
             assert line.nbytes > here  # the cache is read, too
+    pairs = {"prefill": 20 * 21 // 2, "decode": 21}
+    for name, phase in profile.phases.items():
+        line = next(e for e in phase.kernels() if e.name.startswith("attend."))
+        per_pair = 4 * model.hparams.n_head * model.hparams.head_dim
+        assert line.operations == LAYERS * per_pair * pairs[name]
     attend = next(e for e in decode.kernels() if e.name.startswith("attend."))
     heads, dims = model.hparams.n_head_kv, model.hparams.head_dim
     assert attend.nbytes == LAYERS * 21 * heads * dims * 2 * 2
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, EVERYWHERE])
+def test_positions_attended_to(window: int) -> None:
+    for tokens, positions in ((1, 1), (1, 5), (4, 4), (3, 9), (9, 9)):
+        seen = [min(p + 1, window) for p in range(positions - tokens, positions)]
+        assert attended(tokens, positions, window) == sum(seen)
 
 
 def test_profiling_changes_no_result_and_ends(model: Model) -> None:
