@@ -35,6 +35,7 @@ from ggq.jit.lang import (
     loop,
     maximum,
     minimum,
+    prefetch,
     repeat_while,
     rint,
     scatter,
@@ -410,6 +411,11 @@ def test_nothing_runs_outside_of_a_kernel() -> None:
 def test_mixed_types_are_refused(mistake: Callable[[Value], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call(lambda x: mistake(x), 0)
+
+
+@pytest.mark.parametrize("address", [0, 1, 2**47, -1])
+def test_asking_for_a_line_that_is_not_there_does_nothing(address: int) -> None:
+    call(prefetch, address)
 
 
 def test_the_kernels_of_a_file_are_named_after_it() -> None:

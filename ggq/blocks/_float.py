@@ -16,6 +16,7 @@ from ggq.blocks._frame import (
     padded,
     panel_rows,
     row_addresses,
+    stream,
     tile_tokens,
 )
 from ggq.jit.isa import target
@@ -74,6 +75,8 @@ class FloatFrame(Frame):
         rests = [var(const(f32, 0.0)) for _ in images]
         for step, start, end in self._steps(cols):
             for i in loop(start, end, step):
+                at = row + (i // self.family.weights) * self.family.nbytes
+                stream(at, step // self.family.weights * self.family.nbytes)
                 for first, w in self._weights(row, i, step):
                     if w.type.lanes in (0, 1):
                         w = w if not w.type.lanes else w[0]

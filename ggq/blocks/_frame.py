@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Type, Value, i32, load, scratch, splat, store
+from ggq.jit.lang import Type, Value, i32, load, prefetch, scratch, splat, store
 
 
 def tile_tokens() -> int:
@@ -78,6 +78,19 @@ class Frame(ABC):
     @abstractmethod
     def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
         """One f32[panel_rows()] per token of the tile."""
+
+
+AHEAD = 8192  # bytes between what is read and what is asked for
+
+
+def stream(address: Value, nbytes: int) -> None:
+    """Before `nbytes` of weights are read: ask for those two pages on.
+
+    Processors foresee a stream only to the end of its page of 4 KB; this carries it across. Every
+    line must be asked for, if twice: a stream with holes is slower than one not asked for at all.
+    """
+    for line in range(0, nbytes, 64):
+        prefetch(address + (AHEAD + line))
 
 
 def row_addresses(row: Callable[[int], Value]) -> Value:

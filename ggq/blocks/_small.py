@@ -19,6 +19,7 @@ from ggq.blocks._frame import (
     padded,
     panel_rows,
     row_addresses,
+    stream,
     tile_tokens,
 )
 from ggq.blocks._view import Blocks
@@ -212,6 +213,7 @@ class SmallFrame(Frame):
         _, fixes, scales, weighted, per_block = self._image()
         width, lanes = BLOCK // parts, count * per_block
         view = Blocks(self.family, row + b * self.family.nbytes, count)
+        stream(view.address, count * self.family.nbytes)
         codes = [self._as_dot_operand(part)[0] for part in self.family.codes(view)]
         d = self.family.scale(view.repeated(per_block))
         m = self.family.minimum(view.repeated(1)) if self.family.has_minimum else None

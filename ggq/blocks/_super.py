@@ -19,6 +19,7 @@ from ggq.blocks._frame import (
     padded,
     panel_rows,
     row_addresses,
+    stream,
     tile_tokens,
 )
 from ggq.blocks._view import Blocks
@@ -173,6 +174,7 @@ class SuperFrame(Frame):
         minima = [var(zeros(f32 * (groups // 2))) for _ in images]
         for b in loop(cols // BLOCK):
             view = Blocks(family, row + b * family.nbytes)
+            stream(view.address, family.nbytes)
             scales, d = family.scales(view), family.scale(view)
             xs = [image + b * self._record() for image in images]
             accs = self._scaled_dots(view, scales, xs, [self._start(scales, x) for x in xs])

@@ -77,6 +77,7 @@ __all__ = [
     "loop",
     "maximum",
     "minimum",
+    "prefetch",
     "repeat_while",
     "rint",
     "scatter",
@@ -146,6 +147,13 @@ def load(type: Type, address: Value, align: int = 1) -> Value:
 def store(address: Value, x: Value, align: int = 1) -> None:
     """Write a value to memory."""
     trace().builder.store(x.llvm, _pointer(address, x.type), align=align)
+
+
+def prefetch(address: Value) -> None:
+    """Ask for the cache line at an address to be brought into the second level; never faults."""
+    t = trace()
+    pointer = t.builder.inttoptr(address.llvm, t.ir.IntType(8).as_pointer())
+    _masked("llvm.prefetch.p0", None, pointer, const(i32, 0), const(i32, 2), const(i32, 1))
 
 
 def scratch(nbytes: int) -> Value:
