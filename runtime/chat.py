@@ -1,30 +1,23 @@
 """Messages to prompt text by the model's chat template, a program written by a stranger.
 
-It runs in a process of its own (chat_sandbox.py), which the system stops when it takes too much
+It runs in a process of its own (chat_process.py), which the system stops when it takes too much
 time or memory.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ggq.errors import TemplateError
 from ggq.metadata import Metadata
+from ggq.runtime import chat_process
 from ggq.runtime.tokenizer import Tokenizer
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 TOOLS_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
-CPU_SECONDS = 0.5
-MEMORY_BYTES = 256 << 20
 CHARACTERS_PER_TOKEN = 16
 DEFAULT_CONTEXT = 4096
-WALL_SECONDS = 30
-_SANDBOX = Path(__file__).with_name("chat_sandbox.py")
 
 Message = dict[str, Any]
 
@@ -70,9 +63,10 @@ class Chat:
             **variables,
         }
         template = self._tools_template if tools else self._template
-        answer = self._run(template, context)
+        most = self._max_characters
+        answer = chat_process.render(template, context, most)
         if "refused" in answer and (merged := _without_system(messages)):
-            answer = self._run(template, context | {"messages": merged})
+            answer = chat_process.render(template, context | {"messages": merged}, most)
         if "refused" in answer:
             raise TemplateError(f"the chat template refuses the messages: {answer['refused']}")
         if "broken" in answer:
@@ -81,37 +75,6 @@ class Chat:
                 "give the model plain text (ggq-run: -no-cnv)"
             )
         return answer["text"]
-
-    def _run(self, template: str, context: dict[str, Any]) -> dict[str, str]:
-        request = {
-            "template": template,
-            "context": context,
-            "cpu_seconds": CPU_SECONDS,
-            "memory_bytes": MEMORY_BYTES,
-            "max_characters": self._max_characters,
-        }
-        # -P: nothing is imported from the folder of the script or the user's current one.
-        command = [sys.executable, "-P", str(_SANDBOX)]
-        try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(request).encode(),
-                capture_output=True,
-                timeout=WALL_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return {"broken": f"it ran for more than {WALL_SECONDS} seconds"}
-        if done.returncode < 0:
-            return {
-                "broken": f"it wants more than {CPU_SECONDS} seconds of computing "
-                f"or {MEMORY_BYTES >> 20} MB of memory"
-            }
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            return {"broken": last or f"it ended with code {done.returncode}"}
-        answer: dict[str, str] = json.loads(done.stdout)
-        return answer
 
 
 def _special_texts(tokenizer: Tokenizer) -> dict[str, str]:

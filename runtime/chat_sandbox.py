@@ -7,6 +7,7 @@ utils/chat_template_utils.py. Imports nothing of ggq, so that it starts quickly.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -152,8 +153,13 @@ def answer(request: Mapping[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin.buffer)
+    """Answer one request, if one comes."""
+    with contextlib.suppress(Exception):
+        with_minijinja("", {})  # what is slow to load should be there when the request comes
+    received = sys.stdin.buffer.read()
+    if not received:
+        return
+    request = json.loads(received)
     limit_memory(request["memory_bytes"])
     json.dump(answer(request), sys.stdout)
 

@@ -37,6 +37,10 @@ def _run(args: argparse.Namespace) -> int:
     if len(names) != 1:
         raise UsageError(f"wanted one model (MODEL, -m or -hf), got {len(names)}; see --help")
     params = sampling(args)
+    if args.chat is not False:
+        from ggq.runtime import chat_process
+
+        chat_process.start_ahead()
 
     from ggq.runtime.prompt import read_prompt
     from ggq.runtime.timings import Timings

@@ -1,6 +1,7 @@
 """Byte-level BPE: cut into words, write each byte as a letter, merge the best ranked pairs.
 
-Merging is done by the tokenizers library, set up from the merges in the file when first needed.
+Merging is done by the tokenizers library, set up from the merges in the file when it is first
+needed; short texts do without it.
 Facts: llama.cpp src/llama-vocab.cpp `llm_tokenizer_bpe_session`.
 """
 
@@ -17,6 +18,7 @@ from ggq.metadata import Metadata
 from ggq.runtime.tokenizer._base import Tokenizer
 from ggq.runtime.tokenizer._byte_level import BYTE_OF_LETTER, LETTERS
 from ggq.runtime.tokenizer._pretokenizers import PRETOKENIZERS, PreTokenizer
+from ggq.runtime.tokenizer._short_texts import ShortTexts
 from ggq.runtime.tokenizer._vocabulary import unicode_only
 from ggq.strings import StringArray
 
@@ -82,11 +84,21 @@ class Bpe(Tokenizer):
             return self.vocabulary.raw(token)
 
     def _merge(self, text: str) -> list[int]:
+        if "_merger" not in vars(self) and self._pre.byte_level:
+            short = self._short_texts.encode(text)
+            if short is not None:
+                return short
         merger, helpers = self._merger
         tokens: list[int] = merger.encode(text, add_special_tokens=False).ids if text else []
         if not helpers:
             return tokens
         return [part for token in tokens for part in helpers.get(token, (token,))]
+
+    @cached_property
+    def _short_texts(self) -> ShortTexts:
+        merges = self.vocabulary.metadata.require(MERGES_KEY, StringArray)
+        splits, whole = self._pre.splits, self._pre.ignore_merges
+        return ShortTexts(merges, self.vocabulary.ids, splits, whole, self._in_bytes)
 
     @cached_property
     def _merger(self) -> tuple[Merger, dict[int, list[int]]]:
