@@ -76,6 +76,20 @@ def test_lookup_in_16_bytes(form: Generic, lanes: int) -> None:
     assert out.tolist() == [entries[i] for i in indices]
 
 
+@pytest.mark.parametrize("size", [64, 256, 1024])
+def test_words_are_picked_from_a_table(form: Generic, size: int) -> None:
+    if not form.looks_up_words:
+        return  # it has no such operation
+    words = np.random.default_rng(4).integers(0, 1 << 16, size).tolist()
+
+    def body(indices: Value, out: Value) -> None:
+        store(out, form.lookup_words(words, load(u16 * 32, indices)))
+
+    indices, out = (np.arange(32, dtype=np.uint16) * 997 + 31) % size, filled("u2", 32)
+    call(body, indices.astype(np.uint16), out)
+    assert out.tolist() == [words[i] for i in indices]
+
+
 def test_every_half_becomes_its_single(form: Generic) -> None:
     def body(halves: Value, n: Value, out: Value) -> None:
         for i in loop(0, n, 16):

@@ -1,26 +1,172 @@
-"""What IQ1, IQ2 and IQ3 share: weights come 16 at a time as words of a codebook, perhaps signed."""
+"""What IQ1, IQ2 and IQ3 share: weights come as words of a codebook, 4 or 8 at a time.
+
+A super-block names its words by `indices`, u16, in the order of the weights. Where the target looks
+words up in registers, a codebook is kept as words of 16 bits, which hold the numbers of the levels;
+elsewhere as whole levels in memory, loaded word by word.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import cache
+
 from ggq.blocks._grids import Grid
-from ggq.jit.lang import Value, bit, concat, i8, i64, load, select, table, u8, u16
+from ggq.jit.isa import target
+from ggq.jit.lang import (
+    Type,
+    Value,
+    call,
+    const,
+    i64,
+    load,
+    scratch,
+    select,
+    shuffle,
+    split,
+    store,
+    table,
+    u8,
+    u16,
+    u32,
+    u64,
+    undefined,
+)  # fmt: skip
 
-# Seven stored signs; the eighth makes the number of minus signs even (ksigns_iq2xs).
-_SIGNS = [signs | (signs.bit_count() % 2) << 7 for signs in range(128)]
+BLOCK = 256
+CHUNK = 16  # codes that stay together
+OFFSET = 64  # of signed levels: with it no code is negative, nor too large for any dot product
+_BITS = [1 << i for i in range(8)]
+
+Part = tuple[list[int], Value]  # (where each chunk starts, codes)
 
 
-def words(grid: Grid, *indices: Value) -> Value:
-    """i8[16]: the words of the codebook that scalar indices name, one after another."""
-    start = table(i8, grid.numbers)
-    return concat(*(load(i8 * grid.dims, start + n.to(i64) * grid.dims) for n in indices))
+def signed_codes(grid: Grid, indices: Value, signs: Value, width: int) -> Iterator[Part]:
+    """u8[width]: OFFSET + level, or - where a bit of signs u8[32], lowest first, is set."""
+    if target().looks_up_words and width == target().nbytes:
+        unpacked = _unpacked_pairs if grid.dims == 8 else _unpacked_nibbles
+        yield from unpacked(grid, indices, signs)
+        return
+    start = _words_in_memory(grid, lambda level: level)
+    for starts in _order(width):
+        levels = _loaded(start, grid.dims, indices, starts)
+        chosen = [start // 8 + i // 8 for start in starts for i in range(CHUNK)]
+        minus = (shuffle(signs, chosen) & const(u8 * width, _BITS * (width // 8))).ne(0)
+        # Minus x is ~x + 1.
+        turned = levels ^ select(minus, const(u8 * width, 255), 0)
+        yield starts, turned + select(minus, const(u8 * width, OFFSET + 1), OFFSET)
+
+
+def plain_codes(
+    code: Callable[[int], int], grid: Grid, indices: Value, width: int
+) -> Iterator[Part]:
+    """u8[width]: `code` of every level."""
+    start = _words_in_memory(grid, code)
+    for starts in _order(width):
+        yield starts, _loaded(start, grid.dims, indices, starts)
 
 
 def even_signs(seven: Value) -> Value:
-    """u8: the eight signs that the lower seven bits of a scalar stand for."""
-    return load(u8, table(u8, _SIGNS) + (seven & 127).to(i64))
+    """u8[n] below 128 -> u8[n]: the eighth sign makes the number of minus signs even."""
+    n = seven.type.lanes
+    return seven | (call(f"llvm.ctpop.v{n}i8", u8 * n, seven) << 7)
 
 
-def with_signs(x: Value, low: Value, high: Value) -> Value:
-    """Singles f32[16], minus where a bit is set in u8 scalars: `low` for eight, then `high`."""
-    minus = (low.to(u16) | (high.to(u16) << 8)).bits(bit * 16)
-    return select(minus, -x, x)
+def signs_of_info(info: Value) -> Value:
+    """u32[8] with four times seven signs in their lower bits -> u8[32] with eight each."""
+    seven = (info & 0x7F) | ((info << 1) & 0x7F00)
+    seven = seven | ((info << 2) & 0x7F0000) | ((info << 3) & 0x7F000000)
+    return even_signs(seven.bits(u8 * 32))
+
+
+def nibbles(packed: Value) -> Value:
+    """u8[n] -> u8[2n]: the low four bits of each byte, then the high ones."""
+    both = [packed & 15, packed >> 4]
+    n = packed.type.lanes
+    return shuffle(both[0], [i // 2 + n * (i % 2) for i in range(2 * n)], both[1])
+
+
+# -- words in registers ---------------------------------------------------------------------------
+# A word's fields lie so that shifts and masks alone put the numbers of its levels into bytes: each
+# vector has a few fields of every word, and any four bytes in a row belong to 16 weights in a row.
+
+
+def _unpacked_pairs(grid: Grid, indices: Value, signs: Value) -> Iterator[Part]:
+    """u16[32] names of words of eight two-bit fields, fields k and k + 4 in vector k."""
+    words = target().lookup_words(_packed(grid), indices)
+    wide = signs.to(u16)
+    halves = ((wide | (wide << 4)) & 0x0F0F).bits(u8 * 64)
+    for k in range(4):
+        levels = (words >> 2 * k).bits(u8 * 64) & 3
+        minus = (halves & (1 << k)).ne(0)
+        yield [8 * i + k + h for i in range(32) for h in (0, 4)], _signed(grid, levels, minus)
+
+
+def _unpacked_nibbles(grid: Grid, indices: Value, signs: Value) -> Iterator[Part]:
+    """u16[64] names of words of four four-bit fields, of which vector k of a half has two."""
+    for half, some in enumerate(split(indices, 32)):
+        words = target().lookup_words(_packed(grid), some)
+        every = shuffle(signs, [16 * half + i // 4 for i in range(64)])
+        for k in range(2):
+            levels = (words >> 4 * k).bits(u8 * 64) & 15
+            bits = [1 << 2 * k + i for i in (0, 1, 4, 5)]
+            minus = (every & const(u8 * 64, bits * 16)).ne(0)
+            weights = [128 * half + 4 * i + 2 * k + h for i in range(32) for h in range(2)]
+            yield weights, _signed(grid, levels, minus)
+
+
+def _signed(grid: Grid, numbers: Value, minus: Value) -> Value:
+    """u8[64] numbers of levels below 8 -> codes."""
+    levels = [*grid.levels, *[0] * (8 - len(grid.levels))]
+    entries = [OFFSET + level for level in levels] + [OFFSET - level for level in levels]
+    named = numbers + select(minus, const(u8 * 64, 8), 0)
+    return target().lookup16(entries, named).bits(u8 * 64)
+
+
+@cache
+def _packed(grid: Grid) -> tuple[int, ...]:
+    """Codebook in words of 16 bits, as the unpacking wants them."""
+    places = range(0, 16, 2) if grid.dims == 8 else [0, 8, 4, 12]
+    packed = []
+    for first in range(0, len(grid.numbers), grid.dims):
+        fields = map(grid.levels.index, grid.numbers[first : first + grid.dims])
+        packed.append(sum(n << place for n, place in zip(fields, places, strict=True)))
+    return tuple(packed)
+
+
+# -- words in memory ------------------------------------------------------------------------------
+
+
+def _words_in_memory(grid: Grid, code: Callable[[int], int]) -> Value:
+    """Address of the codebook with a byte `code(level)` for each level."""
+    words = [
+        int.from_bytes(bytes(map(code, grid.numbers[first : first + grid.dims])), "little")
+        for first in range(0, len(grid.numbers), grid.dims)
+    ]
+    return table(_word(grid.dims), words)
+
+
+def _word(dims: int) -> Type:
+    return u64 if dims == 8 else u32
+
+
+def _order(width: int) -> list[list[int]]:
+    """Starts of chunks; the two chunks of 32 weights lie in the same lanes of two vectors."""
+    chunks = width // CHUNK
+    return [
+        [32 * lane + 16 * half for lane in range(first, first + chunks)]
+        for first in range(0, BLOCK // 32, chunks)
+        for half in range(2)
+    ]
+
+
+def _loaded(start: Value, dims: int, indices: Value, starts: list[int]) -> Value:
+    """u8[16 * len(starts)]: the words of those chunks, one load each."""
+    word = _word(dims)
+    address = scratch(2 * indices.type.lanes)
+    store(address, indices)
+    places = [start // dims + i for start in starts for i in range(CHUNK // dims)]
+    out = undefined(word * len(places))
+    for lane, place in enumerate(places):
+        index = load(u16, address + 2 * place).to(i64)
+        out = out.with_lane(lane, load(word, start + index * dims))
+    return out.bits(u8 * (dims * len(places)))

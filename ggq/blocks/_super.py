@@ -57,14 +57,16 @@ class SuperBlock(BlockType):
     """A family gives `codes`, `scales`, and where it has them `minima` and `offset`.
 
     `codes(blocks, width)` yields (starts, vector): u8[width] or i8[width] codes, `starts` telling
-    for each chunk of 16 of them which weight its first one is. `scales` and `minima` are i16
-    vectors, one lane per sub-block. `offset` lowers unsigned codes.
+    for each chunk of 16 of them which weight its first one is. Where `width` is the target's, it
+    may tell of each code which weight it is; any four codes in a row are then of one chunk.
+    `scales` and `minima` are i16 vectors, one lane per sub-block. `offset` lowers unsigned codes.
     """
 
     weights = BLOCK
     group: ClassVar[int]  # weights per sub-block
     offset: ClassVar[int] = 0
     signed: ClassVar[bool] = False
+    narrow: ClassVar[bool] = True  # codes are below 64: four products fit 16 bits
     has_minimum: ClassVar[bool] = False
 
     @property
@@ -117,10 +119,25 @@ class SuperFrame(Frame):
     def __init__(self, family: SuperBlock) -> None:
         self.family = family
 
-    def _order(self) -> list[list[int]]:
-        """Where the chunks of each code vector come from; traced and thrown away."""
+    def _codes(self, blocks: Blocks) -> Iterator[tuple[list[int], Value]]:
+        """(weights, codes) of each vector."""
+        nbytes = target().nbytes
+        for starts, codes in self.family.codes(blocks, nbytes):
+            whole = [start + i for start in starts for i in range(nbytes // len(starts))]
+            yield whole, codes
+
+    def _order(self) -> list[list[tuple[int, ...]]]:
+        """The fours of weights of each code vector; traced and thrown away."""
         nowhere = Blocks(self.family, const_address())
-        return [starts for starts, _ in self.family.codes(nowhere, target().nbytes)]
+        return [
+            [tuple(weights[i : i + 4]) for i in range(0, len(weights), 4)]
+            for weights, _ in self._codes(nowhere)
+        ]
+
+    def _moved(self, block: QuantizedBlock, fours: Sequence[tuple[int, ...]]) -> Value:
+        """i8[16]: codes of a chunk, four after four."""
+        start = min(min(four) for four in fours)
+        return shuffle(block.codes(start, CHUNK), [w - start for four in fours for w in four])
 
     def _excess(self) -> int:
         if self.family.signed:
@@ -156,12 +173,19 @@ class SuperFrame(Frame):
 
     def write_image(self, x: Value, cols: Value, image: Value) -> None:
         family = self.family
-        order = [start for starts in self._order() for start in starts]
+        order = [four for fours in self._order() for four in fours]
+        places = {four: k for k, four in enumerate(order)}
         for b in loop(cols // BLOCK):
             block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
             out = image + b * self._record()
-            for k, start in enumerate(order):
-                store(out + CHUNK * k, block.codes(start, CHUNK))
+            for chunk in _chunks(order):
+                codes = self._moved(block, chunk)
+                at = [4 * places[four] for four in chunk]
+                if at == list(range(at[0], at[0] + CHUNK, 4)):
+                    store(out + at[0], codes)
+                    continue
+                for k, place in enumerate(at):
+                    store(out + place, codes.bits(i32 * 4)[k], 4)
             for j in range(family.groups):
                 total = block.total(j * family.group, family.group).to(i16)
                 store(out + (BLOCK + 2 * j), total, 2)
@@ -207,15 +231,19 @@ class SuperFrame(Frame):
         """Each acc + the sum over sub-blocks of scale * dot, spread over its lanes."""
         t, lanes = target(), target().lanes
         waiting: tuple[list[Value], list[int]] | None = None
-        for k, (starts, codes) in enumerate(self.family.codes(view, t.nbytes)):
+        for k, (weights, codes) in enumerate(self._codes(view)):
             operand = self._operand(codes)
             moved = [load(i8 * t.nbytes, x + t.nbytes * k) for x in xs]
-            dots = [self._dot(zeros(i32 * lanes), operand, x) for x in moved]
-            group = [starts[lane // 4] // self.family.group for lane in range(lanes)]
-            if self.family.signed:
-                scale = shuffle(scales, group).to(i32)
-                accs = [acc + dot * scale for acc, dot in zip(accs, dots, strict=True)]
-            elif waiting is None:
+            group = [weight // self.family.group for weight in weights[::4]]
+            dots = [zeros(i32 * lanes) for _ in xs]
+            if not self.family.narrow and waiting is not None:
+                # Dots of the same sub-blocks in the same lanes are scaled together.
+                if waiting[1] == group:
+                    dots = waiting[0]
+                else:
+                    accs = _scaled(accs, *waiting, scales)
+            dots = [self._dot(dot, operand, x) for dot, x in zip(dots, moved, strict=True)]
+            if not self.family.narrow or waiting is None:
                 waiting = (dots, group)
             else:
                 # Both fit 16 bits: 4 * 63 * 127 < 2^15. Even lanes of the pair are the first's.
@@ -228,6 +256,8 @@ class SuperFrame(Frame):
                 ]
                 accs = [t.dot_pairs(acc, p, scale) for acc, p in zip(accs, both, strict=True)]
                 waiting = None
+        if waiting is not None:
+            accs = _scaled(accs, *waiting, scales)
         return accs
 
     # -- a panel of rows times a tile of tokens --------------------------------------------------
@@ -247,6 +277,7 @@ class SuperFrame(Frame):
         family, rows, addresses = self.family, panel_rows(), row_addresses(row)
         line, groups, nbytes = 4 * rows, family.groups, target().nbytes
         order = self._order()
+        slots = {four: k for k, four in enumerate(sorted(f for fours in order for f in fours))}
         # One block of every row: codes [vector][row], scales [row], on their way to [...][row].
         codes = scratch(BLOCK * rows)
         scales, minima = scratch(4 * groups * rows), scratch(2 * groups * rows)
@@ -257,17 +288,17 @@ class SuperFrame(Frame):
             minima_out = d_out + line
             for r in loop(rows):
                 view = Blocks(family, load(i64, addresses + r * 8, 8) + b * family.nbytes)
-                for k, (_, part) in enumerate(family.codes(view, nbytes)):
+                for k, (_, part) in enumerate(self._codes(view)):
                     store(codes + (r + k * rows) * nbytes, self._operand(part), 4)
                 store(scales + r * (4 * groups), family.scales(view).to(i32), 4)
                 store(d_out + r * 4, family.scale(view), 4)
                 if family.has_minimum:
                     store(minima + r * (2 * groups), family.minima(view), 4)
                     store(minima_out + (groups // 2) * line + r * 4, view.half("dmin"), 4)
-            for k, starts in enumerate(order):
+            for k, fours in enumerate(order):
                 each = lines(u32 * target().lanes, codes + k * rows * nbytes, nbytes)
-                for j, column in enumerate(columns(each)):
-                    store(out + (starts[j // 4] // 4 + j % 4) * line, column, 4)
+                for four, column in zip(fours, columns(each), strict=True):
+                    store(out + slots[four] * line, column, 4)
             for j, column in enumerate(columns(lines(i32 * groups, scales, 4 * groups))):
                 store(scales_out + j * line, column, 4)
             if family.has_minimum:
@@ -284,6 +315,7 @@ class SuperFrame(Frame):
 
     def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
         family, stride, words = self.family, 4 * tile_tokens(), self._tile_words()
+        order = sorted(four for fours in self._order() for four in fours)
         with when(x.eq(0)):
             for i in loop(cols // BLOCK * words):
                 store(tile + i * stride + token * 4, const(i32, 0), 4)
@@ -291,8 +323,8 @@ class SuperFrame(Frame):
             for b in loop(cols // BLOCK):
                 block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
                 out = tile + b * (words * stride) + token * 4
-                for k in range(BLOCK // CHUNK):
-                    dwords = block.codes(CHUNK * k, CHUNK).bits(i32 * 4)
+                for k, chunk in enumerate(_chunks(order)):
+                    dwords = self._moved(block, chunk).bits(i32 * 4)
                     for j in range(4):
                         store(out + (4 * k + j) * stride, dwords[j], 4)
                 sums = [block.total(j * family.group, family.group) for j in range(family.groups)]
@@ -347,11 +379,23 @@ class SuperFrame(Frame):
         return [s.value for s in sums]
 
 
+def _chunks(order: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """The fours of every chunk, in order of their first weights."""
+    order = sorted(order)
+    return [order[i : i + 4] for i in range(0, len(order), 4)]
+
+
 def const_address() -> Value:
     """An address that is never read: for asking a family about its order."""
     from ggq.jit.lang import i64
 
     return const(i64, 64)
+
+
+def _scaled(accs: list[Value], dots: list[Value], group: list[int], scales: Value) -> list[Value]:
+    """acc + dot * scale, lane by lane; `group` is the sub-block of each lane."""
+    scale = shuffle(scales, group).to(i32)
+    return [acc + dot * scale for acc, dot in zip(accs, dots, strict=True)]
 
 
 def _fit(v: Value, lanes: int) -> Value:

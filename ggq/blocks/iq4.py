@@ -62,6 +62,7 @@ class IQ4_XS(SuperBlock):
     )
     group = 32
     signed = True
+    narrow = False
     uses_importance = True
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:

@@ -26,6 +26,7 @@ class Generic:
     nbytes = 16  # of a vector
     signed_dot = True  # whether dot_signed costs no more than dot_unsigned
     gathers_bytes = False  # whether any byte shuffle of two vectors is one instruction
+    looks_up_words = False  # whether there is a `lookup_words`, faster than a load for each word
     pause_intrinsic: tuple[str, Callable[[], list[Value]]] | None = None
 
     @property
@@ -59,6 +60,10 @@ class Generic:
             pairs = zip(entries[::2], entries[1::2], strict=True)
             entries = [select(odd, b, a) for a, b in pairs]
         return entries[0]
+
+    def lookup_words(self, table: Sequence[int], indices: Value) -> Value:
+        """u16[32]: entries of a table of 64 * 2^k words of 16 bits, picked by u16[32] indices."""
+        raise NotImplementedError
 
     def round_even(self, x: Value) -> Value:
         """f32[n] -> nearest integer as f32, halves to even; |x| < 2^22."""
