@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,27 @@ SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class Exported:
-    """One tensor of the checkpoint."""
+    """One tensor of the checkpoint: rows from `first` on of a tensor of the file."""
 
+    name: str
     rule: TensorRule
     tensor: TensorSource
+    first: int = 0
 
     @property
-    def name(self) -> str:
-        """Name in the checkpoint."""
-        return str(self.rule.source)
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the checkpoint."""
+        return self.rule.source_shape
+
+    @property
+    def n_rows(self) -> int:
+        """Rows; a vector is one."""
+        return prod(self.shape[:-1])
 
     @property
     def nbytes(self) -> int:
         """Bytes in F32."""
-        return 4 * self.tensor.info.n_weights
+        return 4 * prod(self.shape)
 
 
 def export(
@@ -79,9 +87,13 @@ def _tensors(arch: Arch, source: Source) -> list[Exported]:
         arch.tensors(arch.hparams(source.metadata)),
         {name: tensor.info.shape for name, tensor in by_tensor.items()},
     )
-    exported = [Exported(rule, by_tensor[name]) for name, rule in rules.items() if rule.source]
+    exported = [
+        Exported(source_name, rule, by_tensor[name], number * prod(rule.source_shape[:-1]))
+        for name, rule in rules.items()
+        for number, source_name in enumerate(rule.sources)
+    ]
     for one in exported:
-        if one.rule.transform is not None and len(one.rule.shape) > 1:
+        if one.rule.transform is not None and len(one.shape) > 1:
             one.tensor.group = one.rule.transform.rows
     return exported
 
@@ -136,17 +148,18 @@ def _write_safetensors(path: Path, tensors: list[Exported], bar: Progress) -> No
     position = 0
     for one in tensors:
         offsets = [position, position + one.nbytes]
-        header[one.name] = {"dtype": "F32", "shape": one.rule.shape, "data_offsets": offsets}
+        header[one.name] = {"dtype": "F32", "shape": one.shape, "data_offsets": offsets}
         position += one.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for one in tensors:
-            columns = max(1, one.rule.shape[-1])
+            columns = max(1, one.shape[-1])
             step = max(1, CHUNK_WEIGHTS // columns // one.tensor.group) * one.tensor.group
-            for start in range(0, one.tensor.n_rows, step):
-                stop = min(start + step, one.tensor.n_rows)
+            last = one.first + one.n_rows
+            for start in range(one.first, last, step):
+                stop = min(start + step, last)
                 file.write(_to_hf(one, one.tensor.floats(start, stop)).data)
                 one.tensor.release(start, stop)
                 bar.advance((stop - start) * columns)
@@ -155,7 +168,7 @@ def _write_safetensors(path: Path, tensors: list[Exported], bar: Progress) -> No
 def _to_hf(one: Exported, x: F32) -> F32:
     if one.rule.transform is None:
         return np.ascontiguousarray(x, "<f4")
-    flat = x.reshape(-1) if len(one.rule.shape) == 1 else x
+    flat = x.reshape(-1) if len(one.shape) == 1 else x
     return np.ascontiguousarray(one.rule.transform.to_hf(flat), "<f4")
 
 

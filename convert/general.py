@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ggq.convert.json_file import read_json
 from ggq.runtime.arch._base import Entry
-from ggq.spec import ValueType
+from ggq.spec import TensorInfo, ValueType
 
 SAMPLING = (
     ("top_k", "top_k", ValueType.I32),
@@ -67,7 +68,20 @@ def _title(config: dict[str, Any], model_dir: Path) -> str:
     )
 
 
-def size_label(n_weights: int) -> str:
+def size_label(tensors: Iterable[TensorInfo]) -> str:
+    """How large a model is: 135M, 1.7B, 70B; with 8 experts, 8x7B as if there were only one.
+
+    Source: llama.cpp gguf-py/gguf/gguf_writer.py `get_total_parameter_count`.
+    """
+    of_one, counts = 0, []
+    for tensor in tensors:
+        is_stack = "_exps." in tensor.name and len(tensor.shape) > 2
+        counts += [tensor.shape[-3]] if is_stack else []
+        of_one += tensor.n_weights // (tensor.shape[-3] if is_stack else 1)
+    return f"{sum(counts) // len(counts)}x{rounded(of_one)}" if counts else rounded(of_one)
+
+
+def rounded(n_weights: int) -> str:
     """A count of weights with at least two digits: 135M, 1.7B, 70B."""
     exponent, letter = next(
         (pair for pair in ((12, "T"), (9, "B"), (6, "M")) if n_weights > 10 ** pair[0]), (3, "K")

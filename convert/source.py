@@ -12,7 +12,13 @@ from ggq.convert.checkpoint import Checkpoint, open_checkpoint
 from ggq.convert.general import general_metadata, size_label
 from ggq.convert.json_file import read_json
 from ggq.convert.output_metadata import FILE_TYPE
-from ggq.convert.tensor_source import CheckpointTensor, ComputedTensor, Source, TensorSource
+from ggq.convert.tensor_source import (
+    CheckpointTensor,
+    ComputedTensor,
+    Source,
+    StackedTensor,
+    TensorSource,
+)
 from ggq.errors import ConvertError, FormatError, NotFoundError, UnsupportedModelError
 from ggq.metadata import Metadata
 from ggq.runtime.arch import Arch, TensorRule, by_hf
@@ -43,8 +49,8 @@ def open_model_dir(model_dir: Path, *, name: str | None = None) -> Source:
     for key, kind, value, *item_type in [*arch.metadata(config), *tokenizer]:
         metadata.set(key, value, kind, *item_type)
     tensors = _tensors(arch, metadata, config, checkpoint)
-    n_weights = sum(tensor.info.n_weights for tensor in tensors)
-    metadata.set("general.size_label", size_label(n_weights), ValueType.STRING)
+    size = size_label(tensor.info for tensor in tensors)
+    metadata.set("general.size_label", size, ValueType.STRING)
     notes = [*arch.notes(config), *_left_out(checkpoint)]
     files = [path for path in model_dir.iterdir() if path.suffix in READ_SUFFIXES]
     return Source(metadata, tensors, files, notes, is_checkpoint=True)
@@ -80,17 +86,17 @@ def _tensors(
     unplaced = set(checkpoint.tensors)
     tensors: list[TensorSource] = []
     for rule in rules:
+        missing = [name for name in rule.sources if name not in checkpoint.tensors]
         if rule.source is None:
             if rule.name in computed:
                 tensors.append(ComputedTensor(rule.name, computed[rule.name]))
-        elif rule.source in checkpoint.tensors:
-            file, tensor = checkpoint.tensors[rule.source]
-            _check_shape(rule, tensor.shape)
-            tensors.append(CheckpointTensor(file, tensor, rule))
-            unplaced.discard(rule.source)
+        elif not missing:
+            tensors.append(_placed(rule, checkpoint))
+            unplaced.difference_update(rule.sources)
         elif not rule.optional or _untied_head(rule, config):
             raise ConvertError(
-                f"tensor {rule.source} of shape {list(rule.shape)} is missing in the checkpoint"
+                f"tensor {missing[0]} of shape {list(rule.source_shape)} "
+                "is missing in the checkpoint"
             )
     if unplaced:
         raise ConvertError(
@@ -100,13 +106,22 @@ def _tensors(
     return tensors
 
 
-def _check_shape(rule: TensorRule, shape: tuple[int, ...]) -> None:
+def _placed(rule: TensorRule, checkpoint: Checkpoint) -> TensorSource:
+    parts = []
+    for name in rule.sources:
+        file, tensor = checkpoint.tensors[name]
+        _check_shape(rule, name, tensor.shape)
+        parts.append(CheckpointTensor(file, tensor, rule))
+    return StackedTensor(parts, rule) if rule.is_stack else parts[0]
+
+
+def _check_shape(rule: TensorRule, name: str, shape: tuple[int, ...]) -> None:
+    wanted = rule.source_shape
     # There may be more rows than tokens; those beyond are never used.
-    rows_to_spare = rule.role in ("token_embd", "output") and shape[:1] > rule.shape[:1]
-    if shape != rule.shape and not (rows_to_spare and shape[1:] == rule.shape[1:]):
+    rows_to_spare = rule.role in ("token_embd", "output") and shape[:1] > wanted[:1]
+    if shape != wanted and not (rows_to_spare and shape[1:] == wanted[1:]):
         raise ConvertError(
-            f"tensor {rule.source} has shape {list(shape)}, "
-            f"but config.json asks for {list(rule.shape)}"
+            f"tensor {name} has shape {list(shape)}, but config.json asks for {list(wanted)}"
         )
 
 

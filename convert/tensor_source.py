@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -66,10 +67,10 @@ class CheckpointTensor(TensorSource):
         self._file = file
         self._tensor = tensor
         self._transform = rule.transform
-        if rule.transform is not None and len(rule.shape) > 1:
+        if rule.transform is not None and len(rule.source_shape) > 1:
             self.group = rule.transform.rows
         block = by_name(BLOCK_OF_DTYPE.get(tensor.dtype, "F32"))
-        self.info = TensorInfo(rule.name, rule.shape, block)
+        self.info = TensorInfo(rule.name, rule.source_shape, block)
 
     def floats(self, start: int, stop: int) -> F32:
         """The checkpoint's values; F16 stays F16 until the layout is right, as in llama.cpp."""
@@ -96,6 +97,37 @@ class CheckpointTensor(TensorSource):
     def release(self, start: int, stop: int) -> None:
         """Let go of the pages."""
         self._file.release(self._tensor, start, stop)
+
+
+class StackedTensor(TensorSource):
+    """A tensor of three dimensions, of which a checkpoint has the `matrices` one by one."""
+
+    def __init__(self, matrices: Sequence[CheckpointTensor], rule: TensorRule) -> None:
+        self._matrices = matrices
+        self.group = matrices[0].group
+        self.info = TensorInfo(rule.name, rule.shape, matrices[0].info.type)
+
+    def floats(self, start: int, stop: int) -> F32:
+        """Rows of one matrix, or of several behind each other."""
+        parts = [matrix.floats(*rows) for matrix, *rows in self._parts(start, stop)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Read ahead."""
+        for matrix, first, last in self._parts(start, stop):
+            matrix.will_need(first, last)
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of the pages."""
+        for matrix, first, last in self._parts(start, stop):
+            matrix.release(first, last)
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[CheckpointTensor, int, int]]:
+        """(matrix, first row, last row) of the matrices these rows lie in."""
+        height = self._matrices[0].n_rows
+        for number in range(start // height, -(-stop // height)):
+            first = number * height
+            yield self._matrices[number], max(0, start - first), min(height, stop - first)
 
 
 class ComputedTensor(TensorSource):

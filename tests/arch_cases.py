@@ -7,7 +7,7 @@ from typing import Any
 from tests.models import LLAMA3_SCALING, TINY, Config
 
 LLAMA, QWEN2, QWEN3 = TINY["llama"].config, TINY["qwen2"].config, TINY["qwen3"].config
-GEMMA = TINY["gemma3"].config
+QWEN3MOE, GEMMA = TINY["qwen3moe"].config, TINY["gemma3"].config
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 NESTED = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
@@ -44,6 +44,27 @@ CONFIGS: dict[str, Config] = {
     ),
     "qwen3-yarn": QWEN3 | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
     "qwen3-defaults": _without(QWEN3, "head_dim", "max_position_embeddings", "rope_theta"),
+    "qwen3moe-published": QWEN3MOE
+    | {
+        "hidden_size": 2048,
+        "intermediate_size": 5472,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "shared_expert_intermediate_size": 0,
+        "max_position_embeddings": 262144,
+    },
+    "qwen3moe-yarn": QWEN3MOE | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    "qwen3moe-defaults": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "norm_topk_prob": True,
+    },
+    "qwen3moe-local-experts": _without(QWEN3MOE, "num_experts", num_local_experts=6),
     "gemma3-softcap": GEMMA | {"final_logit_softcapping": 30.0},
     "gemma3-linear": GEMMA | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     "gemma3-nested-rope": _without(

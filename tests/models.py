@@ -8,6 +8,7 @@ mapping of names and layouts, as an F32 GGUF file: the converter is compared wit
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class TinyModel:
     def gguf_arch(self) -> str:
         """general.architecture of the converted file."""
         kind = self.config["model_type"]
-        return {"mistral": "llama", "gemma3_text": "gemma3"}.get(kind, kind)
+        names = {"mistral": "llama", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe"}
+        return names.get(kind, kind)
 
     def tensors(self) -> dict[str, F32Array]:
         """Hugging Face name -> array."""
@@ -171,6 +173,24 @@ TINY = {
             ),
         ),
         TinyModel(
+            "qwen3moe",
+            tiny_config(
+                "Qwen3MoeForCausalLM",
+                "qwen3_moe",
+                head_dim=32,
+                num_hidden_layers=3,
+                attention_bias=False,
+                tie_word_embeddings=False,
+                rope_theta=1000000.0,
+                num_experts=12,
+                num_experts_per_tok=3,
+                moe_intermediate_size=40,
+                norm_topk_prob=True,
+                decoder_sparse_step=1,
+                mlp_only_layers=[],
+            ),
+        ),
+        TinyModel(
             "gemma3",
             tiny_config(
                 "Gemma3ForCausalLM",
@@ -217,12 +237,19 @@ def hf_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
             if kind == "qwen2":
                 yield f"{at}self_attn.{part}_proj.bias", (rows,)
         yield f"{at}self_attn.o_proj.weight", (C, Q)
-        if kind in ("qwen3", "gemma3_text"):
+        if kind in ("qwen3", "qwen3_moe", "gemma3_text"):
             yield f"{at}self_attn.q_norm.weight", (D,)
             yield f"{at}self_attn.k_norm.weight", (D,)
-        yield f"{at}mlp.gate_proj.weight", (F, C)
-        yield f"{at}mlp.up_proj.weight", (F, C)
-        yield f"{at}mlp.down_proj.weight", (C, F)
+        if kind == "qwen3_moe":
+            yield f"{at}mlp.gate.weight", (config["num_experts"], C)
+            F = config["moe_intermediate_size"]
+            parts = [f"{at}mlp.experts.{e}" for e in range(config["num_experts"])]
+        else:
+            parts = [f"{at}mlp"]
+        for part in parts:
+            yield f"{part}.gate_proj.weight", (F, C)
+            yield f"{part}.up_proj.weight", (F, C)
+            yield f"{part}.down_proj.weight", (C, F)
         for norm in norms:
             yield f"{at}{norm}.weight", (C,)
     yield "model.norm.weight", (C,)
@@ -237,7 +264,9 @@ NAMES = {
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
+    "post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps", "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }  # fmt: skip
 GEMMA_NAMES = NAMES | {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
@@ -262,12 +291,22 @@ def gguf_tensors(arch: str, config: Config, tensors: dict[str, F32Array]) -> Ite
     """Every tensor in GGUF form, F32: llama's q and k rows pair up, gemma's norms carry their 1."""
     if factors := rope_factors(config):
         yield float_tensor("rope_freqs.weight", np.array(factors, np.float32))
-    for name, x in tensors.items():
+    for name, x in stacked(tensors).items():
         if arch == "llama" and ("q_proj" in name or "k_proj" in name):
             x = adjacent_pairs(x, head_dim(config))
         if arch == "gemma3" and name.endswith("norm.weight"):
             x = x + np.float32(1)
         yield float_tensor(gguf_name(arch, name), x)
+
+
+def stacked(tensors: dict[str, F32Array]) -> dict[str, F32Array]:
+    """The matrices of experts 0, 1, ... as one array, without the number in its name."""
+    stacks: dict[str, list[F32Array]] = {}
+    for name, x in tensors.items():
+        stacks.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(x)
+    return {
+        name: np.stack(parts) if ".experts." in name else parts[0] for name, parts in stacks.items()
+    }
 
 
 def adjacent_pairs(x: F32Array, head: int) -> F32Array:
@@ -313,6 +352,12 @@ def gguf_keys(arch: str, config: Config, name: str) -> list[Key]:
     ]
     if arch == "llama":
         keys.append(Key("llama.rope.dimension_count", "u32", D))
+    if arch == "qwen3moe":
+        keys += [
+            Key("qwen3moe.expert_count", "u32", config["num_experts"]),
+            Key("qwen3moe.expert_used_count", "u32", config["num_experts_per_tok"]),
+            Key("qwen3moe.expert_feed_forward_length", "u32", config["moe_intermediate_size"]),
+        ]
     if arch == "gemma3":
         keys.append(Key("gemma3.attention.sliding_window", "u32", config["sliding_window"]))
     return keys + tokenizer_keys()

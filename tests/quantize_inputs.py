@@ -1,7 +1,8 @@
 """Seeded inputs of the identity tests: GGUF sources, importance matrices, and single blocks.
 
 Sources have rows of 256 and many layers, so that every rule of the mixtures has a layer to act on;
-"narrow" has rows of 288, 144 and 400 weights, so that every shape fallback has one.
+"narrow" has rows of 288, 144 and 400 weights, so that every shape fallback has one, and "experts"
+stacks of matrices.
 """
 
 from __future__ import annotations
@@ -33,24 +34,31 @@ class Source:
     kv_heads: int
     tied: bool
     type: int = F32
+    experts: int = 0
 
     @property
     def model(self) -> TinyModel:
-        """The seeded Llama behind the file."""
+        """The seeded Llama, or Qwen3 with experts, behind the file."""
+        kind, changes = ("LlamaForCausalLM", "llama"), {}
+        if self.experts:
+            kind = ("Qwen3MoeForCausalLM", "qwen3_moe")
+            changes = {"num_experts": self.experts, "moe_intermediate_size": self.ff}
+            changes |= {"num_experts_per_tok": 2}
         config = tiny_config(
-            "LlamaForCausalLM",
-            "llama",
+            *kind,
             num_hidden_layers=self.layers,
             hidden_size=self.width,
             intermediate_size=self.ff,
             num_key_value_heads=self.kv_heads,
             tie_word_embeddings=self.tied,
+            **changes,
         )
         return TinyModel(self.name, config, seed=2)
 
     def tensors(self) -> dict[str, F32Array]:
         """GGUF name -> f32 array before rounding to the file's type."""
-        specs = gguf_tensors("llama", self.model.config, self.model.tensors())
+        model = self.model
+        specs = gguf_tensors(model.gguf_arch, model.config, model.tensors())
         return {spec.name: heavy_tailed(spec.data) for spec in specs}
 
     def write(self, folder: Path) -> Path:
@@ -59,10 +67,10 @@ class Source:
             key._replace(value={F32: 0, BF16: 32}[self.type])
             if key.name == "general.file_type"
             else key
-            for key in gguf_keys("llama", self.model.config, self.name)
+            for key in gguf_keys(self.model.gguf_arch, self.model.config, self.name)
         ]
         specs = [
-            float_tensor(name, x, self.type if x.ndim == 2 else F32)
+            float_tensor(name, x, self.type if x.ndim > 1 else F32)
             for name, x in self.tensors().items()
         ]
         return write_gguf(folder / f"{self.name}.gguf", keys, specs)
@@ -74,6 +82,7 @@ SOURCES = {
         Source("wide", layers=16, width=256, ff=256, kv_heads=1, tied=False),
         Source("tied", layers=8, width=256, ff=512, kv_heads=2, tied=True, type=BF16),
         Source("narrow", layers=8, width=288, ff=400, kv_heads=2, tied=False),
+        Source("experts", layers=8, width=256, ff=256, kv_heads=1, tied=False, experts=3),
     )
 }
 
@@ -86,11 +95,12 @@ def heavy_tailed(x: F32Array) -> F32Array:
 
 
 def importance(source: Source) -> dict[str, F32Array]:
-    """GGUF name -> sum of squared activations per column, for the matrices inside the blocks."""
+    """GGUF name -> [matrices, columns] sums of squares, for the matrices inside the blocks."""
     sums = {}
     for name, x in source.tensors().items():
-        if name.startswith("blk.") and x.ndim == 2:
-            activations = seeded(f"{name}.imatrix", (x.shape[1],), 3.0, seed=3)
+        if name.startswith("blk.") and x.ndim > 1:
+            shape = (x.shape[0] if x.ndim > 2 else 1, x.shape[-1])
+            activations = seeded(f"{name}.imatrix", shape, 3.0, seed=3)
             sums[name] = activations * activations + np.float32(0.01)
     return sums
 
@@ -98,7 +108,7 @@ def importance(source: Source) -> dict[str, F32Array]:
 def write_imatrix_gguf(source: Source, folder: Path) -> Path:
     """FOLDER/seeded.imatrix.gguf in the GGUF form of llama-imatrix.
 
-    One tensor is left out and one was never called, as happens in real files.
+    One tensor is left out, one was never called, and one expert neither, as in real files.
     """
     keys = [
         Key("general.type", "str", "imatrix"),
@@ -110,9 +120,14 @@ def write_imatrix_gguf(source: Source, folder: Path) -> Path:
     for name, sums in importance(source).items():
         if name == "blk.1.ffn_up.weight":
             continue
-        calls = 0 if name == "blk.2.ffn_gate.weight" else CHUNKS * CHUNK_TOKENS
-        specs.append(float_tensor(f"{name}.in_sum2", sums[None, :]))
-        specs.append(float_tensor(f"{name}.counts", np.array([[calls]], np.float32)))
+        calls = np.full((len(sums), 1), CHUNKS * CHUNK_TOKENS, np.float32)
+        if name == "blk.2.ffn_gate.weight":
+            calls[0] = 0
+        if len(sums) > 1:
+            calls -= 100 * np.arange(len(sums), dtype=np.float32)[:, None]
+            calls[1] *= name != "blk.2.ffn_gate_exps.weight"
+        specs.append(float_tensor(f"{name}.in_sum2", sums))
+        specs.append(float_tensor(f"{name}.counts", calls))
     return write_gguf(folder / IMATRIX, keys, specs)
 
 
@@ -122,7 +137,7 @@ def write_imatrix_dat(source: Source, folder: Path) -> Path:
     parts = [struct.pack("<i", len(entries))]
     for name, sums in entries.items():
         head = struct.pack("<i", len(name)) + name.encode()
-        parts += [head, struct.pack("<ii", CHUNKS, len(sums)), sums.astype("<f4").tobytes()]
+        parts += [head, struct.pack("<ii", CHUNKS, sums.size), sums.astype("<f4").tobytes()]
     parts.append(struct.pack("<ii", CHUNKS, len(DATASET)) + DATASET.encode())
     path = folder / IMATRIX_DAT
     path.write_bytes(b"".join(parts))

@@ -125,6 +125,7 @@ RECIPE_MODELS = {
         RecipeModel("experts8", 10, experts=8),
         RecipeModel("experts4", 16, kv=2, experts=4),
         RecipeModel("experts16", 17, kv=2, experts=16, arch="qwen3moe"),
+        RecipeModel("a3b", 48, heads=8, experts=128, arch="qwen3moe"),
         RecipeModel("falcon", 33, kv=4, arch="falcon", fused=True, tied=True),
         RecipeModel("falcon_gqa4", 33, arch="falcon", fused=True),
         RecipeModel("columns576", 16, width=576, ff=1536, heads=9, kv=3, tied=True),

@@ -18,7 +18,7 @@ from ggq.reader import Reader
 from ggq.runtime.arch import all_archs, by_hf, by_name, check_tensors
 from ggq.runtime.arch._base import PermuteRope, PlusOne
 from ggq.runtime.arch.llama import llama3_factors
-from tests.arch_cases import CONFIGS, GEMMA, LLAMA, QWEN2, QWEN3
+from tests.arch_cases import CONFIGS, GEMMA, LLAMA, QWEN2, QWEN3, QWEN3MOE
 from tests.models import TINY, VOCAB_SIZE, Config
 
 GOLDEN = Path(__file__).with_name("golden") / "arch_reference.json"
@@ -52,10 +52,14 @@ def test_tensors_are_those_of_the_reference(name: str) -> None:
     computed = dict(arch.extra_tensors(model.config))
     made = {}
     for rule in arch.tensors(arch.hparams(metadata_of(model.config))):
-        x = computed.get(rule.name) if rule.source is None else values.get(rule.source)
+        parts = [values[name] for name in rule.sources if name in values]
+        x = computed.get(rule.name) if rule.source is None else parts[0] if parts else None
         if x is None:
             assert rule.optional
             continue
+        if rule.is_stack:
+            assert all(part.shape == rule.source_shape for part in parts)
+            x = np.stack(parts)
         assert x.shape == rule.shape
         x = x if rule.transform is None else rule.transform.to_gguf(x)
         made[rule.name] = hashlib.sha256(np.ascontiguousarray(x, "<f4").tobytes()).hexdigest()
@@ -125,11 +129,12 @@ def test_llama3_factors_are_those_torch_gives() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'bert'.*gemma3, llama, qwen2, qwen3"):
+    with pytest.raises(UnsupportedModelError, match=r"'bert'.*gemma3, llama, qwen2, qwen3, qw"):
         by_name("bert")
     with pytest.raises(UnsupportedModelError, match=r"'BertModel'.*LlamaForCausalLM"):
         by_hf("BertModel")
-    assert [arch.name for arch in all_archs()] == ["gemma3", "llama", "qwen2", "qwen3"]
+    names = [arch.name for arch in all_archs()]
+    assert names == ["gemma3", "llama", "qwen2", "qwen3", "qwen3moe"]
 
 
 def test_windows_that_gguf_cannot_hold_are_noted() -> None:
@@ -140,6 +145,7 @@ def test_windows_that_gguf_cannot_hold_are_noted() -> None:
     assert by_name("qwen2").notes(QWEN2 | {"use_sliding_window": False, "sliding_window": 9}) == []
     window = {"use_sliding_window": True, "sliding_window": 77}
     assert "77" in by_name("qwen3").notes(QWEN3 | window)[0]
+    assert "77" in by_name("qwen3moe").notes(QWEN3MOE | window)[0]
 
 
 BAD_CONFIGS = [
@@ -170,6 +176,17 @@ BAD_CONFIGS = [
     (QWEN2, "rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "llama3"),
     (QWEN3, "attention_bias", True, "attention_bias"),
     (QWEN3, "rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "llama3"),
+    (QWEN3MOE, "attention_bias", True, "attention_bias"),
+    (QWEN3MOE, "rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "llama3"),
+    (QWEN3MOE, "norm_topk_prob", False, "norm_topk_prob is False"),
+    (QWEN3MOE, "norm_topk_prob", None, "norm_topk_prob is False"),
+    (QWEN3MOE, "decoder_sparse_step", 2, "decoder_sparse_step"),
+    (QWEN3MOE, "mlp_only_layers", [0], "mlp_only_layers"),
+    (QWEN3MOE, "shared_expert_intermediate_size", 64, "shared_expert_intermediate_size"),
+    (QWEN3MOE, "n_routed_experts", 8, "n_routed_experts"),
+    (QWEN3MOE, "num_experts", 0, "num_experts"),
+    (QWEN3MOE, "num_experts_per_tok", "3", "num_experts_per_tok"),
+    (QWEN3MOE, "moe_intermediate_size", -1, "moe_intermediate_size"),
     (GEMMA, "hidden_activation", "gelu", "hidden_activation"),
     (GEMMA, "query_pre_attn_scalar", 144, "query_pre_attn_scalar is 144"),
     (GEMMA, "attn_logit_softcapping", 50.0, "attn_logit_softcapping"),
@@ -231,12 +248,13 @@ LIES = [
     ("rope.scaling.factor", float("inf")),
     ("vocab_size", 287),
     ("vocab_size", 0),
-    ("expert_count", 8),
+    ("expert_count", 2**20),
+    ("expert_used_count", 2**20),
     ("nextn_predict_layers", 1),
 ]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "qwen3moe", "gemma3"])
 @pytest.mark.parametrize(("key", "value"), LIES)
 def test_metadata_that_lies(name: str, key: str, value: Any) -> None:
     metadata = metadata_of(TINY[name].config)
@@ -273,6 +291,51 @@ def test_gemma_metadata_that_lies(key: str, value: Any) -> None:
     metadata = metadata_of(GEMMA) | {f"gemma3.{key}": value}
     with pytest.raises(FormatError, match=key.replace(".", r"\.")):
         by_name("gemma3").hparams(metadata)
+
+
+EXPERT_LIES = [
+    ("expert_count", None),
+    ("expert_count", 0),
+    ("expert_count", -12),
+    ("expert_count", 12.0),
+    ("expert_count", np.array([12, 12, 12])),
+    ("expert_used_count", None),
+    ("expert_used_count", 0),
+    ("expert_used_count", 13),
+    ("expert_used_count", np.array([3, 3, 3])),
+    ("expert_feed_forward_length", 0),
+    ("expert_feed_forward_length", 2**40),
+    ("expert_feed_forward_length", "40"),
+    ("expert_shared_count", 1),
+    ("expert_shared_feed_forward_length", 40),
+    ("expert_group_count", 2),
+    ("expert_weights_scale", 2.5),
+    ("expert_gating_func", 2),
+    ("leading_dense_block_count", 1),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), EXPERT_LIES)
+def test_expert_metadata_that_lies(key: str, value: Any) -> None:
+    metadata = metadata_of(QWEN3MOE) | {f"qwen3moe.{key}": value}
+    if value is None:
+        del metadata[f"qwen3moe.{key}"]
+    with pytest.raises(FormatError, match=key.replace(".", r"\.")):
+        by_name("qwen3moe").hparams(metadata)
+
+
+def test_width_of_an_expert_without_its_key() -> None:
+    metadata = metadata_of(QWEN3MOE)
+    del metadata["qwen3moe.expert_feed_forward_length"]
+    h: Any = by_name("qwen3moe").hparams(metadata)
+    assert (h.n_expert, h.n_expert_used, h.n_ff_expert) == (12, 3, 96 // 3)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_experts_where_there_are_none(name: str) -> None:
+    metadata = metadata_of(TINY[name].config) | {f"{name}.expert_count": 8}
+    with pytest.raises(FormatError, match="expert_count"):
+        by_name(name).hparams(metadata)
 
 
 def test_gemma_windows() -> None:

@@ -19,7 +19,7 @@ from tests.models import TINY, VOCAB_SIZE, gguf_keys, gguf_tensors, vocabulary
 
 NAN, INFINITY = float("nan"), float("inf")
 BAD_FILE = 3  # exit code
-LAYERS = {"llama": 2, "llama3": 1, "qwen2": 1, "qwen3": 1, "gemma3": 7}
+LAYERS = {"llama": 2, "llama3": 1, "qwen2": 1, "qwen3": 1, "qwen3moe": 1, "gemma3": 7}
 F32, F16, I8, I16, I32, I64 = 0, 1, 24, 25, 26, 27
 ITEM_BYTES = {F16: 2, I8: 1, I16: 2, I32: 4, I64: 8}
 
@@ -137,6 +137,8 @@ KEY_LENGTH, VALUE_LENGTH = "llama.attention.key_length", "llama.attention.value_
 DIMS, BASE = "llama.rope.dimension_count", "llama.rope.freq_base"
 TOKENS, TYPES, MERGES = (f"tokenizer.ggml.{key}" for key in ("tokens", "token_type", "merges"))
 MODEL, SCORES = "tokenizer.ggml.model", "tokenizer.ggml.scores"
+EXPERTS, USED = "qwen3moe.expert_count", "qwen3moe.expert_used_count"
+EXPERT_WIDTH = "qwen3moe.expert_feed_forward_length"
 
 # (model, lie, what the message must name)
 LLAMA_LIES: list[tuple[Lie, str]] = [
@@ -289,6 +291,34 @@ OTHER_LIES: list[tuple[str, Lie, str]] = [
     ("qwen2", says("qwen2.attention.key_length", "u32", 32), "qwen2.attention.value_length"),
     ("qwen3", lacks("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight"),
     ("qwen3", shaped("blk.0.attn_q_norm.weight", 16), "blk.0.attn_q_norm.weight"),
+    ("qwen3moe", lacks(EXPERTS), EXPERTS),
+    ("qwen3moe", says(EXPERTS, "u32", 0), EXPERTS),
+    ("qwen3moe", says(EXPERTS, "u32", 11), "blk.0.ffn_gate_inp.weight"),
+    ("qwen3moe", says(EXPERTS, "u32", 13), "blk.0.ffn_gate_inp.weight"),
+    ("qwen3moe", says(EXPERTS, "u32", 1025), EXPERTS),
+    ("qwen3moe", says(EXPERTS, "[u32", [12]), EXPERTS),
+    ("qwen3moe", lacks(USED), USED),
+    ("qwen3moe", says(USED, "u32", 0), USED),
+    ("qwen3moe", says(USED, "u32", 13), USED),
+    ("qwen3moe", says(USED, "i32", -3), USED),
+    ("qwen3moe", says(USED, "[u32", [3]), USED),
+    ("qwen3moe", lacks(EXPERT_WIDTH), "blk.0.ffn_gate_exps.weight"),
+    ("qwen3moe", says(EXPERT_WIDTH, "u32", 0), EXPERT_WIDTH),
+    ("qwen3moe", says(EXPERT_WIDTH, "u32", 39), "blk.0.ffn_gate_exps.weight"),
+    ("qwen3moe", says("qwen3moe.expert_shared_count", "u32", 1), "expert_shared_count"),
+    ("qwen3moe", says("qwen3moe.expert_gating_func", "u32", 2), "expert_gating_func"),
+    ("qwen3moe", says("qwen3moe.expert_group_count", "u32", 4), "expert_group_count"),
+    ("qwen3moe", lacks("blk.0.ffn_gate_inp.weight"), "blk.0.ffn_gate_inp.weight"),
+    ("qwen3moe", lacks("blk.0.ffn_up_exps.weight"), "blk.0.ffn_up_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_gate_inp.weight", 64, 12), "blk.0.ffn_gate_inp.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_up_exps.weight", 11, 40, 64), "blk.0.ffn_up_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_up_exps.weight", 12, 64, 40), "blk.0.ffn_up_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_up_exps.weight", 480, 64), "blk.0.ffn_up_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_up_exps.weight", 1, 12, 40, 64), "blk.0.ffn_up_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_down_exps.weight", 12, 40, 64), "blk.0.ffn_down_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_down_exps.weight", 12, 64, 0), "blk.0.ffn_down_exps.weight"),
+    ("qwen3moe", shaped("blk.0.ffn_up.weight", 96, 64), "blk.0.ffn_up.weight"),
+    ("qwen3moe", typed("blk.0.ffn_down_exps.weight", I8), "blk.0.ffn_down_exps.weight"),
     ("gemma3", says("gemma3.attention.sliding_window", "str", "16"), "attention.sliding_window"),
     ("gemma3", says("gemma3.attention.sliding_window", "i32", -1), "attention.sliding_window"),
     (

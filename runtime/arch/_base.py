@@ -109,7 +109,8 @@ class TensorRule:
     """One tensor of a model.
 
     `shape` is in numpy order. `source` is the name in a checkpoint, or None when the values are
-    computed from config.json. `role` is the name without "blk.N." and suffix, `layer` is N.
+    computed from config.json; with "{}" in it, the tensor is a stack whose matrices a checkpoint
+    has one by one, numbered from 0. `role` is the name without "blk.N." and suffix, `layer` is N.
     """
 
     name: str
@@ -119,6 +120,24 @@ class TensorRule:
     optional: bool = False
     role: str = ""
     layer: int | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        """Names in a checkpoint: one, or one for each matrix of a stack, or none."""
+        if self.source is None:
+            return []
+        count = self.shape[0] if self.is_stack else 1
+        return [self.source.format(number) for number in range(count)]
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether a checkpoint has the matrices one by one."""
+        return self.source is not None and "{}" in self.source
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape of each tensor of `sources`."""
+        return self.shape[1:] if self.is_stack else self.shape
 
 
 class Arch:

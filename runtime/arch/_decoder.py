@@ -31,8 +31,12 @@ def decoder_metadata(
     rope: dict[str, Any],
     head_dim: int | None,
     rope_base_swa: float | None = None,
+    experts: Sequence[Entry] = (),
 ) -> list[Entry]:
-    """The keys every decoder has, in llama.cpp's order; `head_dim` None leaves out its keys."""
+    """The keys every decoder has, in llama.cpp's order, and the counts of `experts` among them.
+
+    `head_dim` None leaves out its keys.
+    """
     n_head = config.integer("num_attention_heads")
     entries: list[Entry] = [
         ("block_count", U32, config.integer("num_hidden_layers")),
@@ -47,6 +51,7 @@ def decoder_metadata(
     if rope_base_swa is not None:
         entries.append(("rope.freq_base_swa", F32, rope_base_swa))
     entries.append(("attention.layer_norm_rms_epsilon", F32, config.number("rms_norm_eps")))
+    entries += experts
     if head_dim is not None:
         entries.append(("attention.key_length", U32, head_dim))
         entries.append(("attention.value_length", U32, head_dim))
@@ -78,14 +83,18 @@ def _scaling_entries(config: Config, rope: dict[str, Any]) -> list[Entry]:
     return entries
 
 
-def refuse_unknown(config: Config, activation: str) -> None:
-    """Raise UnsupportedModelError for the switches no decoder here implements."""
+def refuse_unknown(config: Config, activation: str, *, experts: bool = False) -> None:
+    """Raise UnsupportedModelError for the switches no decoder here implements.
+
+    Numbers of experts are among them unless the architecture has `experts`.
+    """
     config.only("hidden_act", activation)
     config.only("hidden_activation", activation)
     config.only("is_causal", True)
     config.only("quantization_config")
     config.only("partial_rotary_factor", 1, 1.0)
-    for key in ("num_local_experts", "num_experts", "n_routed_experts"):
+    config.only("n_routed_experts", 0)
+    for key in () if experts else ("num_local_experts", "num_experts"):
         config.only(key, 0)
 
 
@@ -163,13 +172,20 @@ def _rule(
 
 def attention_and_ffn(h: HParams, rope: Transform | None = None) -> list[Layer]:
     """The seven matrices of a layer; `rope` reorders the rows of query and key."""
+    return [
+        *attention_matrices(h, rope),
+        ("ffn_gate.weight", "mlp.gate_proj.weight", (h.n_ff, h.n_embd), None, False),
+        ("ffn_up.weight", "mlp.up_proj.weight", (h.n_ff, h.n_embd), None, False),
+        ("ffn_down.weight", "mlp.down_proj.weight", (h.n_embd, h.n_ff), None, False),
+    ]
+
+
+def attention_matrices(h: HParams, rope: Transform | None = None) -> list[Layer]:
+    """The four matrices of attention; `rope` reorders the rows of query and key."""
     q, kv = h.n_head * h.head_dim, h.n_head_kv * h.head_dim
     return [
         ("attn_q.weight", "self_attn.q_proj.weight", (q, h.n_embd), rope, False),
         ("attn_k.weight", "self_attn.k_proj.weight", (kv, h.n_embd), rope, False),
         ("attn_v.weight", "self_attn.v_proj.weight", (kv, h.n_embd), None, False),
         ("attn_output.weight", "self_attn.o_proj.weight", (h.n_embd, q), None, False),
-        ("ffn_gate.weight", "mlp.gate_proj.weight", (h.n_ff, h.n_embd), None, False),
-        ("ffn_up.weight", "mlp.up_proj.weight", (h.n_ff, h.n_embd), None, False),
-        ("ffn_down.weight", "mlp.down_proj.weight", (h.n_embd, h.n_ff), None, False),
     ]

@@ -18,9 +18,8 @@ MAX_LAYERS = 512
 MAX_WIDTH = 2**24
 MAX_CONTEXT = 2**30  # the kernels count positions in 32 bits and look a tile ahead
 MIN_SINGLE, MAX_SINGLE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+EXPERTS = ("expert_count", "expert_used_count")
 NOT_IMPLEMENTED = (
-    "expert_count",
-    "expert_used_count",
     "nextn_predict_layers",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
@@ -70,10 +69,15 @@ class Keys:
         return FormatError(f"metadata key {self._arch}.{key} is {found}, wanted {wanted}")
 
 
-def decoder_hparams(metadata: Mapping[str, Any], arch: str) -> dict[str, Any]:
-    """The fields of `HParams` for a decoder with grouped attention, rope and gated feed-forward."""
+def decoder_hparams(
+    metadata: Mapping[str, Any], arch: str, *, experts: bool = False
+) -> dict[str, Any]:
+    """The fields of `HParams` for a decoder with grouped attention, rope and gated feed-forward.
+
+    One without `experts` refuses a file that counts some.
+    """
     keys = Keys(metadata, arch)
-    for key in NOT_IMPLEMENTED:
+    for key in NOT_IMPLEMENTED if experts else (*EXPERTS, *NOT_IMPLEMENTED):
         keys.absent(key)
     if keys.get("attention.causal") is False:
         raise keys.wrong(

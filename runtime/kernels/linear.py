@@ -40,7 +40,7 @@ def frame_of(family: BlockType, exact: bool) -> Frame:
     return FloatFrame(family) if exact else family.frame()
 
 
-def _name(family: BlockType, exact: bool) -> str:
+def name_of(family: BlockType, exact: bool) -> str:
     """Tells apart the kernels of a family's own frame and of the exact one in its place."""
     is_own = type(frame_of(family, exact)) is type(frame_of(family, False))
     return family.name if is_own else f"{family.name}.exact"
@@ -93,7 +93,7 @@ def matvec(family: BlockType, exact: bool, count: int = 1) -> Op:
                     old = select(accumulate.ne(0), load(f32, at, 4), const(f32, 0.0))
                     store(at, old + dot, 4)
 
-    return Op(f"matvec.{_name(family, exact)}" + (f".{count}" if count > 1 else ""), body)
+    return Op(f"matvec.{name_of(family, exact)}" + (f".{count}" if count > 1 else ""), body)
 
 
 @cache
@@ -143,7 +143,7 @@ def matmat(family: BlockType, exact: bool) -> Op:
                     with when(accumulate.eq(0)):
                         store(at, sums, 4)
 
-    return Op(f"matmat.{_name(family, exact)}", body)
+    return Op(f"matmat.{name_of(family, exact)}", body)
 
 
 @cache

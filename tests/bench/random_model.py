@@ -1,4 +1,4 @@
-"""Write a random Llama file of any size and type: python -m tests.bench.random_model OUT.gguf
+"""Write a random model file of any size and type: python -m tests.bench.random_model OUT.gguf
 
     python -m tests.bench.random_model 1b.gguf --type Q4_K_M --shape 1b
 
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,41 +49,77 @@ class Shape:
     kv_heads: int
     head: int
 
-    def matrices(self, n_vocab: int) -> list[tuple[str, tuple[int, int]]]:
-        """(name, shape) of everything but the norms; rows first."""
-        q, kv = self.heads * self.head, self.kv_heads * self.head
-        layer = {
-            "attn_q": (q, self.hidden),
-            "attn_k": (kv, self.hidden),
-            "attn_v": (kv, self.hidden),
-            "attn_output": (self.hidden, q),
-            "ffn_gate": (self.ffn, self.hidden),
-            "ffn_up": (self.ffn, self.hidden),
-            "ffn_down": (self.hidden, self.ffn),
-        }
-        ends = [(f"{name}.weight", (n_vocab, self.hidden)) for name in ("token_embd", "output")]
-        return ends + [
+    arch: ClassVar[str] = "llama"
+
+    def tensors(self, n_vocab: int) -> list[tuple[str, tuple[int, ...]]]:
+        """(name, shape) of all; rows first."""
+        ends = {"token_embd": (n_vocab, self.hidden), "output": (n_vocab, self.hidden)}
+        outer = [(f"{name}.weight", shape) for name, shape in ends.items()]
+        outer.append(("output_norm.weight", (self.hidden,)))
+        layer = {"attn_norm": (self.hidden,), "ffn_norm": (self.hidden,)}
+        layer |= self.attention() | self.feed_forward()
+        return outer + [
             (f"blk.{i}.{name}.weight", shape)
             for i in range(self.layers)
             for name, shape in layer.items()
         ]
 
-    def norms(self) -> list[str]:
-        """Names of the norms' weights."""
-        layer = ("attn_norm", "ffn_norm")
-        each = [f"blk.{i}.{name}.weight" for i in range(self.layers) for name in layer]
-        return ["output_norm.weight", *each]
+    def attention(self) -> dict[str, tuple[int, ...]]:
+        """Name in a layer -> shape."""
+        q, kv = self.heads * self.head, self.kv_heads * self.head
+        return {
+            "attn_q": (q, self.hidden),
+            "attn_k": (kv, self.hidden),
+            "attn_v": (kv, self.hidden),
+            "attn_output": (self.hidden, q),
+        }
+
+    def feed_forward(self) -> dict[str, tuple[int, ...]]:
+        """Name in a layer -> shape."""
+        inward = (self.ffn, self.hidden)
+        return {"ffn_gate": inward, "ffn_up": inward, "ffn_down": inward[::-1]}
 
     def keys(self) -> dict[str, int]:
         """Metadata of these sizes."""
         return {
-            "llama.block_count": self.layers,
-            "llama.context_length": 32768,
-            "llama.embedding_length": self.hidden,
-            "llama.feed_forward_length": self.ffn,
-            "llama.attention.head_count": self.heads,
-            "llama.attention.head_count_kv": self.kv_heads,
-            "llama.rope.dimension_count": self.head,
+            "block_count": self.layers,
+            "context_length": 32768,
+            "embedding_length": self.hidden,
+            "feed_forward_length": self.ffn,
+            "attention.head_count": self.heads,
+            "attention.head_count_kv": self.kv_heads,
+            "attention.key_length": self.head,
+            "attention.value_length": self.head,
+            "rope.dimension_count": self.head,
+        }
+
+
+@dataclass(frozen=True)
+class ExpertShape(Shape):
+    """Sizes of a Qwen3 with experts, each of width `ffn`."""
+
+    experts: int
+    used: int
+
+    arch = "qwen3moe"
+
+    def attention(self) -> dict[str, tuple[int, ...]]:
+        """With norms of the heads."""
+        return super().attention() | {"attn_q_norm": (self.head,), "attn_k_norm": (self.head,)}
+
+    def feed_forward(self) -> dict[str, tuple[int, ...]]:
+        """A router and stacks."""
+        stacks = super().feed_forward().items()
+        return {"ffn_gate_inp": (self.experts, self.hidden)} | {
+            f"{name}_exps": (self.experts, *shape) for name, shape in stacks
+        }
+
+    def keys(self) -> dict[str, int]:
+        """With those of the experts."""
+        return super().keys() | {
+            "expert_count": self.experts,
+            "expert_used_count": self.used,
+            "expert_feed_forward_length": self.ffn,
         }
 
 
@@ -91,6 +128,8 @@ SHAPES = {
     "135m": Shape(576, 1536, 30, 9, 3, 64),
     "1b": Shape(2048, 8192, 16, 32, 8, 64),
     "8b": Shape(4096, 14336, 32, 32, 8, 128),
+    "moe-1b": ExpertShape(1024, 384, 16, 16, 4, 64, 64, 8),
+    "moe-30b-slice": ExpertShape(2048, 768, 3, 32, 4, 128, 128, 8),
 }
 
 
@@ -98,8 +137,12 @@ def write(path: Path, shape: Shape, mixture: Preset, vocabulary: Path, pure: boo
     """Write the file; its size in bytes. `pure`: every matrix gets the preset's default type."""
     with ggq.open(vocabulary) as source:
         metadata = source.metadata.copy()
+    for key in [key for key in metadata if key.startswith("llama.")]:
+        kind, value = metadata.type(key), metadata.pop(key)
+        metadata.set(key.replace("llama", shape.arch), value, kind)
+    metadata.set("general.architecture", shape.arch, ValueType.STRING)
     for key, value in shape.keys().items():
-        metadata.set(key, value, ValueType.U32)
+        metadata.set(f"{shape.arch}.{key}", value, ValueType.U32)
     n_vocab = len(metadata["tokenizer.ggml.tokens"])
     tensors = _typed(shape, n_vocab, mixture, metadata, pure)
     metadata.set("general.file_type", mixture.file_type, ValueType.U32)
@@ -123,8 +166,7 @@ def _typed(
 ) -> list[TensorInfo]:
     """All tensors in llama-quantize's order, with the types it would give them."""
     f32 = blocks.by_name("F32")
-    tensors = [TensorInfo(name, (shape.hidden,), f32) for name in shape.norms()]
-    tensors += [TensorInfo(name, size, f32) for name, size in shape.matrices(n_vocab)]
+    tensors = [TensorInfo(name, size, f32) for name, size in shape.tensors(n_vocab)]
     tensors.sort(key=lambda tensor: order_key(tensor.name))
     facts = ModelFacts.of(metadata)
     decisions = decide(facts, tensors, mixture, Options(pure=pure, has_imatrix=True))
