@@ -22,6 +22,7 @@ from ggq.jit.lang import (
     load,
     loop,
     minimum,
+    prefetch,
     select,
     store,
     when,
@@ -134,6 +135,9 @@ def matmat(family: BlockType, exact: bool) -> Op:
                 return w + minimum(first + r, rows - 1) * row_bytes
 
             frame.pack_panel(row, cols, panel)
+            # By the time the panel is multiplied, the next one's weights are near.
+            for k in loop(0, height * row_bytes, 64):
+                prefetch(w + (first + height) * row_bytes + k)
             for i in loop(tiles):
                 out = y + i * width * stride + first * 4
                 for k, sums in enumerate(frame.multiply(panel, x + i * nbytes, cols)):
