@@ -136,8 +136,8 @@ def matmat(family: BlockType, exact: bool) -> Op:
 
             frame.pack_panel(row, cols, panel)
             # By the time the panel is multiplied, the next one's weights are near.
-            for k in loop(0, height * row_bytes, 64):
-                prefetch(w + (first + height) * row_bytes + k)
+            for ahead in loop(0, height * row_bytes, 64):
+                prefetch(w + (first + height) * row_bytes + ahead)
             for i in loop(tiles):
                 out = y + i * width * stride + first * 4
                 for k, sums in enumerate(frame.multiply(panel, x + i * nbytes, cols)):
