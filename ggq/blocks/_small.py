@@ -233,7 +233,7 @@ class SmallFrame(Frame):
 
     # -- a panel of rows times a tile of tokens ----------------------------------------------
     # Panel, per block: eight dwords of codes for every row, d of every row, m of every row.
-    # Tile, per block: eight dwords for every token, the correction, d, and d * sum.
+    # Tile, per block: the codes of each token; corrections, d, and d * sum of every token.
 
     def _panel_block(self) -> int:
         return panel_rows() * 4 * (9 + self.family.has_minimum)
@@ -277,16 +277,19 @@ class SmallFrame(Frame):
 
     def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
         stride = 4 * tile_tokens()
+        nothing = zeros(i8 * BLOCK)
         with when(x.eq(0)):
-            for i in loop(cols // BLOCK * 11):
-                store(tile + i * stride + token * 4, const(i32, 0), 4)
+            for b in loop(cols // BLOCK):
+                first = tile + b * self._tile_block()
+                store(first + token * BLOCK, nothing, 4)
+                for k in range(8, 11):
+                    store(first + k * stride + token * 4, const(i32, 0), 4)
         with when(x.ne(0)):
             for b in loop(cols // BLOCK):
                 block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
-                out = tile + b * self._tile_block() + token * 4
-                dwords = block.codes(0, BLOCK).bits(i32 * 8)
-                for k in range(8):
-                    store(out + k * stride, dwords[k], 4)
+                first = tile + b * self._tile_block()
+                store(first + token * BLOCK, block.codes(0, BLOCK), 4)
+                out = first + token * 4
                 total = block.total(0, BLOCK)
                 store(out + 8 * stride, total * -self._excess(), 4)
                 store(out + 9 * stride, block.scale, 4)
@@ -305,7 +308,8 @@ class SmallFrame(Frame):
             for k in range(8):
                 w = load(code, p + 4 * rows * k, 4)
                 for t in range(tokens):
-                    acc[t] = self._dot(acc[t], w, int_tile(x, k, t).bits(i8 * (4 * rows)))
+                    four = broadcast(i32, x + (t * BLOCK + 4 * k))
+                    acc[t] = self._dot(acc[t], w, four.bits(i8 * (4 * rows)))
             d = load(f32 * rows, p + 32 * rows, 4)
             for t in range(tokens):
                 dx = broadcast(f32, x + 4 * (9 * tokens + t))

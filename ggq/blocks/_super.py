@@ -263,8 +263,8 @@ class SuperFrame(Frame):
     # -- a panel of rows times a tile of tokens --------------------------------------------------
     # Panel, per block: 64 dwords of codes for every row; the scale of every sub-block as i32 for
     # every row; d of every row; with minima, pairs of them for every row and dmin of every row.
-    # Tile, per block: 64 dwords for every token; corrections per sub-block (or pairs of sums where
-    # there are minima); d.
+    # Tile, per block: for every sub-block the codes of each token; for every token corrections per
+    # sub-block (or pairs of sums where there are minima); d.
 
     def _panel_block(self) -> int:
         extra = self.family.groups // 2 + 1 if self.family.has_minimum else 0
@@ -316,17 +316,21 @@ class SuperFrame(Frame):
     def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
         family, stride, words = self.family, 4 * tile_tokens(), self._tile_words()
         order = sorted(four for fours in self._order() for four in fours)
+        nothing = zeros(i32 * 4)
         with when(x.eq(0)):
-            for i in loop(cols // BLOCK * words):
-                store(tile + i * stride + token * 4, const(i32, 0), 4)
+            for b in loop(cols // BLOCK):
+                out = tile + b * (words * stride)
+                for k in range(BLOCK // CHUNK):
+                    store(self._tile_codes(out, token, CHUNK * k), nothing, 4)
+                for j in range(BLOCK // 4, words):
+                    store(out + j * stride + token * 4, nothing[0], 4)
         with when(x.ne(0)):
             for b in loop(cols // BLOCK):
                 block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
-                out = tile + b * (words * stride) + token * 4
+                first = tile + b * (words * stride)
                 for k, chunk in enumerate(_chunks(order)):
-                    dwords = self._moved(block, chunk).bits(i32 * 4)
-                    for j in range(4):
-                        store(out + (4 * k + j) * stride, dwords[j], 4)
+                    store(self._tile_codes(first, token, CHUNK * k), self._moved(block, chunk), 4)
+                out = first + token * 4
                 sums = [block.total(j * family.group, family.group) for j in range(family.groups)]
                 if family.has_minimum:
                     extra = [
@@ -338,6 +342,12 @@ class SuperFrame(Frame):
                     store(out + (BLOCK // 4 + j) * stride, word, 4)
                 store(out + (words - 1) * stride, block.scale, 4)
 
+    def _tile_codes(self, block: Value, token: int | Value, weight: int) -> Value:
+        """Address of a token's codes from a weight of the block on, to the sub-block's end."""
+        group = self.family.group
+        at = weight // group * (group * tile_tokens()) + weight % group
+        return block + (token * group + at)
+
     def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
         family, rows, tokens = self.family, panel_rows(), tile_tokens()
         line, groups, words = 4 * rows, family.groups, self._tile_words()
@@ -348,7 +358,7 @@ class SuperFrame(Frame):
             p, x = panel + b * self._panel_block(), tile + b * (words * 4 * tokens)
             total = [var(zeros(i32 * rows)) for _ in range(tokens)]
             for j in loop(groups):
-                w0, x0 = p + j * (per_group * line), x + j * (per_group * 4 * tokens)
+                w0, x0 = p + j * (per_group * line), x + j * (family.group * tokens)
                 if self._excess() and not family.has_minimum:
                     fix = x + (j + BLOCK // 4) * (4 * tokens)
                     acc = [int_tile(fix, 0, t) for t in range(tokens)]
@@ -357,7 +367,8 @@ class SuperFrame(Frame):
                 for k in range(per_group):
                     w = load(code, w0 + k * line, 4)
                     for t in range(tokens):
-                        acc[t] = self._dot(acc[t], w, int_tile(x0, k, t).bits(i8 * (4 * rows)))
+                        four = broadcast(i32, self._tile_codes(x0, t, 4 * k))
+                        acc[t] = self._dot(acc[t], w, four.bits(i8 * (4 * rows)))
                 scale = load(i32 * rows, p + (j + BLOCK // 4) * line, 4)
                 for t in range(tokens):
                     total[t] += acc[t] * scale
