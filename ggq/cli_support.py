@@ -70,6 +70,7 @@ def run(body: Callable[[], int | None], prog: str) -> int:
 
     A closed stdout ends the tool quietly. `--debug` on the command line shows the traceback.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts more, which nobody here uses
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -87,12 +87,30 @@ class StringArray(Sequence[str]):
 
     def raw_list(self) -> list[bytes]:
         """Bytes of every string."""
+        joined = self._joined()
+        if joined is not None:
+            return joined.split(b"\0")
         blob = self.encoded()
         return [blob[start + 8 : end] for start, end in pairwise(self._starts.tolist())]
 
     def tolist(self) -> list[str]:
         """Every string, decoded."""
-        return [raw.decode("utf-8", "surrogateescape") for raw in self.raw_list()]
+        joined = self._joined()
+        if joined is not None:
+            return decode_text(joined).split("\0")
+        return [decode_text(raw) for raw in self.raw_list()]
+
+    def _joined(self) -> bytes | None:
+        """The strings with a NUL between them; None without strings, or if one has a NUL in it."""
+        if not len(self):
+            return None
+        begins = self._starts[:-1]
+        is_wanted = np.ones(len(self._view), bool)
+        for place in range(7):
+            is_wanted[begins + place] = False
+        is_wanted[7] = False  # the last byte of the other lengths, always 0, stands between
+        joined = np.frombuffer(self._view, np.uint8)[is_wanted].tobytes()
+        return joined if joined.count(0) == len(self) - 1 else None
 
     def encoded(self) -> bytes:
         """The strings with their lengths, as they stand in a file."""

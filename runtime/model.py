@@ -18,6 +18,7 @@ from ggq.reader import Reader, Tensor
 from ggq.runtime import arch, generation, tokenizer
 from ggq.runtime.arch import HParams, check_tensors
 from ggq.runtime.kernels.heads import HEAD_STEP
+from ggq.runtime.prefetch import Prefetch
 from ggq.runtime.session import Session
 from ggq.runtime.threads import Team, physical_cores
 
@@ -59,6 +60,7 @@ class Model:
         self.exact = exact
         self._opening = threading.Lock()
         self._team: Team | None = None
+        self._prefetch: Prefetch | None = None
         self._closed = False
 
     @property
@@ -95,6 +97,7 @@ class Model:
             if self._closed:
                 raise ValueError("the model is closed")
             self._team = self._team or Team(self.n_threads)
+            self._prefetch = self._prefetch or Prefetch(self.tensors.values())
         return Session(
             self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx,
             exact=self.exact,
@@ -138,6 +141,8 @@ class Model:
             self._closed = True
             if self._team:
                 self._team.close()
+            if self._prefetch:
+                self._prefetch.close()
         self.reader.close()
 
     def __enter__(self) -> Model:

@@ -10,9 +10,10 @@ the same seed gives the same text here, not the same text as there.
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections import Counter, deque
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +33,9 @@ class Sampler:
 
     def __init__(self, params: SamplerParams | None = None) -> None:
         self.params = params or SamplerParams()
-        self.seed = self.params.seed if self.params.seed >= 0 else secrets.randbits(32)
+        self.seed = self.params.seed if self.params.seed >= 0 else _random_seed()
         last_n = self.params.repeat_last_n
         self._recent: deque[int] = deque(maxlen=last_n if last_n >= 0 else None)
-        self._stream = np.random.PCG64(self.seed)
 
     def accept(self, token: int) -> None:
         """Remember a token of the prompt or of the answer for the penalties."""
@@ -62,9 +62,17 @@ class Sampler:
         keep = min(keep, min_p(best[:keep], p.min_p))
         return ids[:keep], softmax(best[:keep] / (p.temp if p.temp > 0 else 1))
 
+    @cached_property
+    def _stream(self) -> np.random.PCG64:
+        return np.random.PCG64(self.seed)  # slow to import, and greedy sampling does without
+
     def _uniform(self) -> float:
         # The words of PCG64 are guaranteed for ever, unlike the floats numpy makes of them.
         return float(int(self._stream.random_raw()) >> 11) * 2.0**-53
+
+
+def _random_seed() -> int:
+    return int.from_bytes(os.urandom(4), "little")
 
 
 def biased(logits: Logits, bias: Mapping[int, float]) -> Logits:
