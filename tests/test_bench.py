@@ -159,13 +159,15 @@ def test_stdout_is_for_programs(model: Path) -> None:
     code = "import sys; from ggq.runtime.bench.cli import main; sys.exit(main())"
     command = [sys.executable, "-W", "error", "-c", code, str(model), *QUICK, "--no-roofline"]
     done = subprocess.run(
-        [*command, "--progress", "-o", "jsonl"],
+        [*command, "--progress", "--profile", "-o", "jsonl"],
         capture_output=True, text=True, cwd=ROOT, timeout=120, check=True,
     )  # fmt: skip
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
     told = [line for line in done.stderr.splitlines() if line.startswith("ggq-bench: benchmark ")]
     assert "ggq-bench: benchmark 2/2: run 2/2" in told
     assert len(told) == 2 * (1 + 1 + 2)
+    assert "pp5: profile of few 8: 5 tokens in 1 run" in done.stderr
+    assert "tg3: profile of decode: 3 tokens in 3 runs" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -256,11 +258,11 @@ def test_reading_touches_every_byte_and_products_are_right() -> None:
     rng = np.random.default_rng(3)
     with measured(2, 1 << 16) as limits:
         limits._memory[:] = rng.integers(0, 256, len(limits._memory))
-        limits.sample()
+        limits._best(limits._stream)
         sums = limits._out.view(np.int32)[:: 64 // 4]
         total = limits._memory.view(np.int32).sum(dtype=np.int64)
         assert (sums.sum(dtype=np.int64) - total) % 2**32 == 0
-        data, _ = roofline._factors()
+        _, data, _ = roofline._factors()[0]
         width, count = target().nbytes, 50
         vectors = data[: (kernels.WEIGHTS + kernels.SUMS) * width].reshape(-1, width).astype(int)
         weights = vectors[np.arange(count) % kernels.WEIGHTS]

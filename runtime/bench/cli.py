@@ -28,8 +28,12 @@ def _parser() -> Parser:
     p = Parser(
         PROG,
         "Measure tokens per second, beside what the machine can do at most.",
-        epilog="Lists are numbers and ranges: 512,1024 or 1-4 or 64-256+64 or 1-16*2; a flag given "
-        "again adds to them. Every combination is a test.",
+        epilog="GB/s counts weights and KV cache, GOPS multiplications and additions. The limit is "
+        "the time this machine needs to read so much in one stream per thread, or to do so many "
+        "products of bytes (of singles for floating point weights and attention) from its nearest "
+        "cache, whichever is longer; both are measured in the same run. Lists are numbers and "
+        "ranges: 512,1024 or 1-4 or 64-256+64 or 1-16*2; a flag given again adds to them. Every "
+        "combination is a test.",
     )
     p.add_argument("names", nargs="*", metavar="MODEL", help="GGUF file or org/name[:QUANT]")
     p.add_argument("-m", "--model", action="append", default=[], metavar="FILE[,FILE...]",
@@ -66,6 +70,8 @@ def _add_running(p: argparse._ArgumentGroup) -> None:
                    help="seconds to wait before each repetition")  # fmt: skip
     p.add_argument("--no-warmup", action="store_true", help="no run that is not timed before")
     p.add_argument("--progress", action="store_true", help="tell on stderr what is being done")
+    p.add_argument("--profile", action="store_true",
+                   help="tell on stderr where the time of one more run went")  # fmt: skip
     limits = p.add_mutually_exclusive_group()
     limits.add_argument("--roofline", action="store_true",
                         help="without a model: only what the machine can do")  # fmt: skip
@@ -122,6 +128,8 @@ def _roofline_rows(threads: list[int]) -> Iterator[dict[str, Any]]:
 
     for n in threads:
         with measured(n) as roofline:
+            for _ in range(4):
+                roofline.sample()
             yield report.roofline_row(roofline)
 
 
@@ -145,6 +153,8 @@ def _rows(args: argparse.Namespace, tests: list[Case]) -> Iterator[dict[str, Any
                     tell(f"starting {case.name}")
                     result = runner.run(case, roofline)
                     yield report.row(result, runner.model(case), roofline)
+                    if args.profile:
+                        print(f"\n{case.name}: {runner.profile(case)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 from ggq.runtime.bench.cases import Case
 from ggq.runtime.bench.roofline import Roofline
 from ggq.runtime.model import Model, load
+from ggq.runtime.profile import Profile
 from ggq.runtime.session import BATCH, Session
 from ggq.runtime.work import Work
 
@@ -124,8 +125,16 @@ class Bench:
         each = amounts(session, case)
         if not roofline:
             return Result(case, samples, sum(each, Amounts()))
+        roofline.sample()
         least = math.fsum(roofline.seconds(a.nbytes, a.byte_ops, a.single_ops) for a in each)
         return Result(case, samples, sum(each, Amounts()), least, roofline.read_gbs)
+
+    def profile(self, case: Case) -> Profile:
+        """Where the time of one more run goes."""
+        session, ids = self._ready(case)
+        with session.profile() as profile:
+            _run(session, ids[: case.n_prompt], ids[case.n_prompt :], case.step)
+        return profile
 
     def _ready(self, case: Case) -> tuple[Session, list[int]]:
         """A session that holds the tokens of the case's depth, and the tokens to follow."""

@@ -24,7 +24,7 @@ _LOOKS = 3  # the best of so many is one sample: others may use the machine, too
 
 
 class Roofline:
-    """Limits for `threads` threads. Memory is as fast as others leave it, so sample it often."""
+    """Limits for `threads` threads; `nbytes` of memory are read, 0: enough to be none of caches."""
 
     def __init__(self, threads: int, nbytes: int = 0) -> None:
         self.threads = threads
@@ -34,15 +34,14 @@ class Roofline:
         self._memory.fill(1)  # a page that was never written is no memory yet
         self._out = aligned(kernels.results_bytes(threads))
         self._team = Team(threads)
+        self._keep: list[npt.NDArray[np.uint8]] = []
         self._stream = self._program(
             kernels.stream, memory=self._memory.ctypes.data, nbytes=self._nbytes,
             out=self._out.ctypes.data,
         )  # fmt: skip
+        self._products = [self._product(*each) for each in _factors()]
         self._read: list[float] = []
-        bytes_, singles = _factors()
-        signs = (False, True)
-        self.dot_gops = max(self._products(kernels.dots(s), bytes_, target().nbytes) for s in signs)
-        self.fma_gops = self._products(kernels.singles(), singles, target().lanes)
+        self._gops = [0.0] * len(self._products)
         self.sample()
 
     @property
@@ -50,13 +49,24 @@ class Roofline:
         """10^9 bytes per second in one sequential stream per thread; median of the samples."""
         return statistics.median(self._read)
 
-    def sample(self) -> float:
-        """Measure reading once more, for `read_gbs` to know; GB/s."""
+    @property
+    def dot_gops(self) -> float:
+        """10^9 multiplications and additions of bytes per second, the most of the samples."""
+        return max(self._gops[:-1])
+
+    @property
+    def fma_gops(self) -> float:
+        """10^9 multiplications and additions of singles per second, the most of the samples."""
+        return self._gops[-1]
+
+    def sample(self) -> None:
+        """Measure once more: memory is as fast as others leave it, and so are shared cores."""
         self._read.append(self._nbytes / self._best(self._stream) / 1e9)
-        return self._read[-1]
+        for k, (program, operations) in enumerate(self._products):
+            self._gops[k] = max(self._gops[k], operations / self._best(program) / 1e9)
 
     def start_over(self) -> None:
-        """Forget the samples of reading but for a new one."""
+        """Forget how fast memory was until now."""
         self._read.clear()
         self.sample()
 
@@ -69,10 +79,11 @@ class Roofline:
         """End the threads."""
         self._team.close()
 
-    def _products(self, op: Op, data: npt.NDArray[np.uint8], factors: int) -> float:
-        program = self._program(op, count=_ROUNDS, data=data.ctypes.data, out=self._out.ctypes.data)
-        operations = 2 * _ROUNDS * kernels.SUMS * factors * self.threads
-        return operations / self._best(program, 2 * _LOOKS) / 1e9
+    def _product(self, op: Op, data: npt.NDArray[np.uint8], factors: int) -> tuple[Program, int]:
+        """A program of _ROUNDS products of vectors, and its operations."""
+        words = {"count": _ROUNDS, "data": data.ctypes.data, "out": self._out.ctypes.data}
+        self._keep.append(data)
+        return self._program(op, **words), 2 * _ROUNDS * kernels.SUMS * factors * self.threads
 
     def _program(self, op: Op, **words: int) -> Program:
         prepare([op.kernel])
@@ -81,9 +92,9 @@ class Roofline:
         operations = np.array([(op.kernel.address, step.description.ctypes.data)], np.int64)
         return Program(operations, 0, self.threads, [step], [])
 
-    def _best(self, program: Program, looks: int = _LOOKS) -> float:
+    def _best(self, program: Program) -> float:
         state = np.zeros(STATE_WORDS, np.int64)
-        return min(_seconds(lambda: self._team.run(program, state)) for _ in range(looks))
+        return min(_seconds(lambda: self._team.run(program, state)) for _ in range(_LOOKS))
 
 
 def _streamed() -> int:
@@ -100,13 +111,17 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _factors() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Bytes 0..127 and singles 0..1 to multiply, neither overflowing any form of product."""
+def _factors() -> list[tuple[Op, npt.NDArray[np.uint8], int]]:
+    """The products of bytes and, last, of singles: with data, and factors in a vector.
+
+    Bytes are 0..127 and singles 0..1, which overflow no form of product.
+    """
     rng = np.random.default_rng(0)
     small, singles = aligned(kernels.DATA_BYTES), aligned(kernels.DATA_BYTES)
     small[:] = rng.integers(0, 128, kernels.DATA_BYTES)
     singles.view(np.float32)[:] = rng.random(kernels.DATA_BYTES // 4)
-    return small, singles
+    dots = [(kernels.dots(signed), small, target().nbytes) for signed in (False, True)]
+    return [*dots, (kernels.singles(), singles, target().lanes)]
 
 
 @contextmanager
