@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from ggq.jit import Kernel, cpu, isa
 from ggq.jit.generic import Generic
-from ggq.jit.lang import Value, f32, i8, i16, i32, load, loop, store, u8, u16
+from ggq.jit.lang import Value, const, f32, i8, i16, i32, load, loop, select, store, u8, u16
 from tests.kernel_calls import Array, call, filled, fresh_kernel
 
 pytestmark = pytest.mark.usefixtures("own_kernel_cache")
@@ -74,6 +74,16 @@ def test_lookup_in_16_bytes(form: Generic, lanes: int) -> None:
     indices, out = np.arange(lanes, dtype=np.uint8) * 7 % 16, filled("i1", lanes)
     call(body, indices, out)
     assert out.tolist() == [entries[i] for i in indices]
+
+
+@pytest.mark.parametrize("lanes", [2, 8, 16])
+def test_bits_become_lanes(form: Generic, lanes: int) -> None:
+    def body(packed: Value, out: Value) -> None:
+        store(out, select(form.set_bits(load(u8 * lanes, packed)), const(u8 * (8 * lanes), 1), 0))
+
+    packed, out = np.arange(3, 3 + lanes, dtype=np.uint8) * 37, filled("u1", 8 * lanes)
+    call(body, packed, out)
+    assert out.tolist() == np.unpackbits(packed, bitorder="little").tolist()
 
 
 @pytest.mark.parametrize("size", [64, 256, 1024])

@@ -1,7 +1,7 @@
 """The float frame: weights become singles, activations stay singles.
 
-Exact up to the order of summation. Floating-point types use it, and so do all types that have no
-integer form yet.
+Exact up to the order of summation. Floating-point types use it, and all types where exactness is
+asked for.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Types of 32 weights a block with one scale, and perhaps one minimum: w = d * (q - offset) + m.
+"""Types of runs of 32 or 16 weights with one scale, perhaps a minimum: w = d * (q - offset) + m.
 
-Several blocks are taken at once, so that their codes fill a vector; each lane of the integer dot
-product then belongs to one block and is scaled by that block's d times the activations' d.
+Several runs are taken at once, so that their codes fill a vector; each lane of the integer dot
+product then belongs to one run and is scaled by that run's d times the activations' d.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
@@ -26,6 +26,7 @@ from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
+    concat,
     const,
     f32,
     fma,
@@ -38,6 +39,7 @@ from ggq.jit.lang import (
     scratch,
     shuffle,
     splat,
+    split,
     store,
     u8,
     u16,
@@ -49,28 +51,37 @@ from ggq.jit.lang import (
 )  # fmt: skip
 from ggq.jit.transpose import columns
 
-BLOCK = 32
+BLOCK = 32  # activations with one scale
 
 
 class SmallBlock(BlockType):
     """A family gives `codes`, `scale`, and where it has one `minimum` and `offset`.
 
-    `codes(blocks)` is the list of code vectors of `blocks.count` blocks: either two vectors, the
-    first and the second 16 codes of every block, or one with all 32. u8 codes are lowered by
-    `offset`, i8 codes are taken as they are.
+    `codes(blocks)` is the list of code vectors of `blocks.count` blocks, `parts` of them: the first
+    has the first half of every run's codes and the second the second, or one has all. u8 codes are
+    lowered by `offset`, i8 codes are taken as they are. `order` tells of each code of a run which
+    weight of the run it is, where that is not its own number.
     """
 
     weights = BLOCK
+    run: ClassVar[int] = BLOCK  # weights with one scale; a block has one or more runs
+    parts: ClassVar[int] = 2
+    order: ClassVar[tuple[int, ...]] = ()
     offset: ClassVar[int] = 0
     signed: ClassVar[bool] = False
     has_minimum: ClassVar[bool] = False
+
+    @property
+    def runs(self) -> int:
+        """Runs of a block."""
+        return self.weights // self.run
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """8-bit codes of the blocks."""
         raise NotImplementedError
 
     def scale(self, blocks: Blocks) -> Value:
-        """f32 d of every block."""
+        """f32 d of every block, repeated; where runs differ, each has its share of the repeats."""
         return blocks.half("d")
 
     def minimum(self, blocks: Blocks) -> Value:
@@ -79,20 +90,30 @@ class SmallBlock(BlockType):
 
     def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
         """(first weight, f32 vector) parts of one block, in the reference's own rounding."""
-        blocks = Blocks(self, address)
-        d = self.scale(blocks)
-        lanes = min(target().lanes, 16)
-        vectors = self.codes(blocks)
-        for k, codes in enumerate(vectors):
-            for first in range(0, codes.type.lanes, lanes):
-                q = shuffle(codes, range(first, first + lanes)).to(i32)
-                w = (q - self.offset if self.offset else q).to(f32) * d
-                at = first + k * (BLOCK // len(vectors))
-                yield at, w + self.minimum(blocks) if self.has_minimum else w
+        blocks = Blocks(self, address, repeat=self.runs)
+        lanes, half = min(target().lanes, 16), self.run // self.parts
+        d, codes = self.scale(blocks), concat(*self.codes(blocks))
+        code_of = {weight: code for code, weight in enumerate(self.order or range(self.run))}
+        for first in range(0, self.weights, lanes):
+            run, places = first // self.run, []
+            for weight in range(first, first + lanes):
+                part, place = divmod(code_of[weight % self.run], half)
+                places.append((part * self.runs + run) * half + place)
+            q = shuffle(codes, places).to(i32)
+            w = (q - self.offset if self.offset else q).to(f32) * d[run]
+            yield first, w + self.minimum(blocks)[0] if self.has_minimum else w
 
     def frame(self) -> Frame:
         """The integer frame of the family."""
         return SmallFrame(self)
+
+
+class _Run(NamedTuple):
+    """Activations of one run, in the order of the codes."""
+
+    codes: Value  # i8[run]
+    scale: Value
+    total: Value  # sum of the codes
 
 
 class _Sums:
@@ -113,13 +134,14 @@ class SmallFrame(Frame):
 
     # -- what the family's codes look like ---------------------------------------------------
 
-    def _parts(self) -> int:
-        """Code vectors of a group: 2 for packed nibbles, 1 where codes are whole bytes."""
-        return BLOCK // self.family.layout["qs"].itemsize
-
     def _group(self) -> int:
-        """Blocks of a full step."""
-        return target().nbytes * self._parts() // BLOCK or 1
+        """Runs of a full step."""
+        family = self.family
+        return max(target().nbytes * family.parts // family.run, family.runs)
+
+    def _per_run(self) -> int:
+        """Lanes of the accumulator that belong to one run."""
+        return self.family.run // self.family.parts // 4
 
     def _as_dot_operand(self, codes: Value) -> tuple[Value, int]:
         """Codes as the target multiplies them best, and how much they are then too large."""
@@ -137,8 +159,9 @@ class SmallFrame(Frame):
 
     @property
     def key(self) -> str:  # type: ignore[override]
-        minimum = "m" if self.family.has_minimum else ""
-        return f"q32p{self._parts()}o{self._excess()}{minimum}"
+        family = self.family
+        extra = "m" * family.has_minimum + family.name * bool(family.order)
+        return f"q{family.run}x{self._group()}p{family.parts}o{self._excess()}{extra}"
 
     def _dot(self, acc: Value, codes: Value, x: Value) -> Value:
         if codes.type.kind == "i":
@@ -146,44 +169,55 @@ class SmallFrame(Frame):
         return target().dot_unsigned(acc, codes, x)
 
     # -- one vector --------------------------------------------------------------------------
-    # A group of g blocks: codes (32 g), then per i32 lane of the accumulator the correction
-    # -excess * (sum of its activations) and the scale, then per block the weighted sum.
+    # A group of g runs: their codes, then per i32 lane of the accumulator the correction
+    # -excess * (sum of its activations) and the scale, then per run the weighted sum.
 
-    def _image(self) -> tuple[int, int, int, int, int]:
-        """(bytes per group, offsets of corrections, scales, sums; accumulator lanes per block)."""
-        g, per_block = self._group(), 8 // self._parts()
-        fixes = BLOCK * g
-        scales = fixes + 4 * g * per_block
-        sums = scales + 4 * g * per_block
-        return padded(sums + 4 * g), fixes, scales, sums, per_block
+    def _image(self) -> tuple[int, int, int, int]:
+        """(bytes per group, offsets of corrections, scales, sums)."""
+        g, lane_bytes = self._group(), 4 * self._group() * self._per_run()
+        fixes = self.family.run * g
+        scales = fixes + lane_bytes
+        sums = scales + lane_bytes
+        return padded(sums + 4 * g), fixes, scales, sums
 
     def image_bytes(self, cols: int) -> int:
-        return -(-cols // (BLOCK * self._group())) * self._image()[0]
+        return -(-cols // (self.family.run * self._group())) * self._image()[0]
 
     def write_image(self, x: Value, cols: Value, image: Value) -> None:
-        g, parts = self._group(), self._parts()
-        nbytes, fixes, scales, sums, per_block = self._image()
-        width = BLOCK // parts
-        for b in loop(cols // BLOCK):
-            block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
-            group, k = image + (b // g) * nbytes, b % g
-            fix = zeros(i32 * per_block)
+        g, parts, per_run = self._group(), self.family.parts, self._per_run()
+        nbytes, fixes, scales, sums = self._image()
+        width = self.family.run // parts
+        for number, run in self._runs(x, cols):
+            group, k = image + (number // g) * nbytes, number % g
+            fix = zeros(i32 * per_run)
             ones = const(u8 * width, 1)
-            for p in range(parts):
-                codes = block.codes(p * width, width)
+            for p, codes in enumerate(split(run.codes, width)):
                 store(group + k * width + p * width * g, codes)
                 fix = target().dot_unsigned(fix, ones, codes)
-            store(group + k * (4 * per_block) + fixes, fix * -self._excess(), 4)
-            store(group + k * (4 * per_block) + scales, splat(block.scale, per_block), 4)
-            total = block.total(0, BLOCK).to(f32) * block.scale
-            store(group + k * 4 + sums, total, 4)
+            store(group + k * (4 * per_run) + fixes, fix * -self._excess(), 4)
+            store(group + k * (4 * per_run) + scales, splat(run.scale, per_run), 4)
+            store(group + k * 4 + sums, run.total.to(f32) * run.scale, 4)
+
+    def _runs(self, x: Value, cols: Value) -> Iterator[tuple[Value, _Run]]:
+        """(number, activations) of every run, in traced control flow."""
+        size = self.family.run
+        for b in loop(cols // BLOCK):
+            block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
+            for k in range(BLOCK // size):
+                codes = block.codes(k * size, size)
+                if self.family.order:
+                    codes = shuffle(codes, self.family.order)
+                yield (
+                    b * (BLOCK // size) + k,
+                    _Run(codes, block.scale, block.total(k * size, size)),
+                )
 
     def _groups(self, blocks: Value) -> Iterator[tuple[Value, int]]:
         """(first block, blocks) of every step through a row, in traced control flow.
 
         What whole groups leave is taken in halves, quarters, ... as the bits of its count say.
         """
-        count = self._group()
+        count = self._group() // self.family.runs
         whole = blocks - blocks % count
         for b in loop(0, whole, count):
             yield b, count
@@ -194,12 +228,11 @@ class SmallFrame(Frame):
                 at += count
 
     def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
-        g = self._group()
-        nbytes, *_, per_block = self._image()
-        sums = [_Sums(g * per_block, g) for _ in images]
-        for b, count in self._groups(cols // BLOCK):
-            k = b % g if count < g else const(i64, 0)
-            groups = [image + (b // g) * nbytes for image in images]
+        g, runs = self._group(), self.family.runs
+        sums = [_Sums(g * self._per_run(), g) for _ in images]
+        for b, count in self._groups(cols // self.family.weights):
+            k = b * runs % g if count * runs < g else const(i64, 0)
+            groups = [image + (b * runs // g) * self._image()[0] for image in images]
             self._step(row, b, count, groups, k, sums)
         if not self.family.has_minimum:
             return [hsum(s.total) for s in sums]
@@ -208,116 +241,118 @@ class SmallFrame(Frame):
     def _step(
         self, row: Value, b: Value, count: int, groups: list[Value], k: Value, sums: list[_Sums]
     ) -> None:
-        """Blocks b .. b + count of the row times blocks k .. k + count of an image group each."""
-        g, parts = self._group(), self._parts()
-        _, fixes, scales, weighted, per_block = self._image()
-        width, lanes = BLOCK // parts, count * per_block
+        """Blocks b .. b + count of the row times the runs from k on of an image group each."""
+        g, parts, runs = self._group(), self.family.parts, self.family.runs
+        per_run, (_, fixes, scales, weighted) = self._per_run(), self._image()
+        width, lanes = self.family.run // parts, count * runs * per_run
         view = Blocks(self.family, row + b * self.family.nbytes, count)
         stream(view.address, count * self.family.nbytes)
         codes = [self._as_dot_operand(part)[0] for part in self.family.codes(view)]
-        d = self.family.scale(view.repeated(per_block))
-        m = self.family.minimum(view.repeated(1)) if self.family.has_minimum else None
+        d = self.family.scale(view.repeated(runs * per_run))
+        m = self.family.minimum(view.repeated(runs)) if self.family.has_minimum else None
         for group, each in zip(groups, sums, strict=True):
             acc = zeros(i32 * lanes)
             if self._excess():
-                acc = load(i32 * lanes, group + k * (4 * per_block) + fixes, 4)
+                acc = load(i32 * lanes, group + k * (4 * per_run) + fixes, 4)
             for p, part in enumerate(codes):
-                x = load(i8 * (count * width), group + k * width + p * width * g)
+                x = load(i8 * (count * runs * width), group + k * width + p * width * g)
                 acc = self._dot(acc, part, x)
-            scale = d * load(f32 * lanes, group + k * (4 * per_block) + scales, 4)
+            scale = d * load(f32 * lanes, group + k * (4 * per_run) + scales, 4)
             whole = each.total.type.lanes
             each.total.set(fma(widen(acc.to(f32), whole), widen(scale, whole), each.total))
             if m is not None:
-                s = load(f32 * count, group + k * 4 + weighted, 4)
+                s = load(f32 * (count * runs), group + k * 4 + weighted, 4)
                 each.minima.set(fma(widen(m, g), widen(s, g), each.minima))
 
     # -- a panel of rows times a tile of tokens ----------------------------------------------
-    # Panel, per block: eight dwords of codes for every row, d of every row, m of every row.
-    # Tile, per block: the codes of each token; corrections, d, and d * sum of every token.
+    # Panel, per run: dwords of codes for every row, d of every row, m of every row.
+    # Tile, per run: the codes of each token; corrections, d, and d * sum of every token.
 
-    def _panel_block(self) -> int:
-        return panel_rows() * 4 * (9 + self.family.has_minimum)
+    def _dwords(self) -> int:
+        return self.family.run // 4
+
+    def _panel_run(self) -> int:
+        return panel_rows() * 4 * (self._dwords() + 1 + self.family.has_minimum)
 
     def panel_bytes(self, cols: int) -> int:
-        return cols // BLOCK * self._panel_block()
+        return cols // self.family.run * self._panel_run()
 
     def pack_panel(self, row: Callable[[int], Value], cols: Value, panel: Value) -> None:
-        rows, parts, record = panel_rows(), self._parts(), self._panel_block()
+        family, rows, record = self.family, panel_rows(), self._panel_run()
+        g, parts, runs, dwords = self._group(), family.parts, family.runs, self._dwords()
         addresses = row_addresses(row)
         # One group of every row: codes [part][row], d [row], m [row], on their way to [...][row].
-        width, per_group = BLOCK * self._group() // parts, 4 * self._group()
+        width = family.run * g // parts
         codes = scratch(parts * rows * width)
-        scales, minima = scratch(rows * per_group), scratch(rows * per_group)
-        for b, count in self._groups(cols // BLOCK):
+        scales, minima = scratch(rows * 4 * g), scratch(rows * 4 * g)
+        for b, count in self._groups(cols // family.weights):
             for r in loop(rows):
-                address = load(i64, addresses + r * 8, 8) + b * self.family.nbytes
-                view = Blocks(self.family, address, count, 1)
-                for p, part in enumerate(self.family.codes(view)):
+                address = load(i64, addresses + r * 8, 8) + b * family.nbytes
+                view = Blocks(family, address, count, runs)
+                for p, part in enumerate(family.codes(view)):
                     store(codes + (r + p * rows) * width, self._as_dot_operand(part)[0], 4)
-                store(scales + r * per_group, self.family.scale(view), 4)
-                if self.family.has_minimum:
-                    store(minima + r * per_group, self.family.minimum(view), 4)
-            out, per_part = panel + b * record, 8 // parts
+                store(scales + r * (4 * g), family.scale(view), 4)
+                if family.has_minimum:
+                    store(minima + r * (4 * g), family.minimum(view), 4)
+            out, per_part = panel + b * (runs * record), dwords // parts
             for p in range(parts):
-                each = lines(u32 * (count * per_part), codes + p * rows * width, width)
+                each = lines(u32 * (count * runs * per_part), codes + p * rows * width, width)
                 for j, column in enumerate(columns(each)):
                     slot = j % per_part + p * per_part
                     store(out + (j // per_part * record + slot * 4 * rows), column, 4)
-            for k, column in enumerate(columns(lines(f32 * count, scales, per_group))):
-                store(out + (k * record + 32 * rows), column, 4)
-            if self.family.has_minimum:
-                for k, column in enumerate(columns(lines(f32 * count, minima, per_group))):
-                    store(out + (k * record + 36 * rows), column, 4)
+            for k, column in enumerate(columns(lines(f32 * (count * runs), scales, 4 * g))):
+                store(out + (k * record + 4 * dwords * rows), column, 4)
+            if family.has_minimum:
+                for k, column in enumerate(columns(lines(f32 * (count * runs), minima, 4 * g))):
+                    store(out + (k * record + 4 * (dwords + 1) * rows), column, 4)
 
-    def _tile_block(self) -> int:
-        return tile_tokens() * 4 * 11
+    def _tile_run(self) -> int:
+        return tile_tokens() * 4 * (self._dwords() + 3)
 
     def tile_bytes(self, cols: int) -> int:
-        return cols // BLOCK * self._tile_block()
+        return cols // self.family.run * self._tile_run()
 
     def write_tile(self, x: Value, cols: Value, tile: Value, token: Value) -> None:
-        stride = 4 * tile_tokens()
-        nothing = zeros(i8 * BLOCK)
+        stride, dwords, size = 4 * tile_tokens(), self._dwords(), self.family.run
+        nothing = zeros(i8 * size)
         with when(x.eq(0)):
-            for b in loop(cols // BLOCK):
-                first = tile + b * self._tile_block()
-                store(first + token * BLOCK, nothing, 4)
-                for k in range(8, 11):
+            for number in loop(cols // size):
+                first = tile + number * self._tile_run()
+                store(first + token * size, nothing, 4)
+                for k in range(dwords, dwords + 3):
                     store(first + k * stride + token * 4, const(i32, 0), 4)
         with when(x.ne(0)):
-            for b in loop(cols // BLOCK):
-                block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
-                first = tile + b * self._tile_block()
-                store(first + token * BLOCK, block.codes(0, BLOCK), 4)
+            for number, run in self._runs(x, cols):
+                first = tile + number * self._tile_run()
+                store(first + token * size, run.codes, 4)
                 out = first + token * 4
-                total = block.total(0, BLOCK)
-                store(out + 8 * stride, total * -self._excess(), 4)
-                store(out + 9 * stride, block.scale, 4)
-                store(out + 10 * stride, total.to(f32) * block.scale, 4)
+                store(out + dwords * stride, run.total * -self._excess(), 4)
+                store(out + (dwords + 1) * stride, run.scale, 4)
+                store(out + (dwords + 2) * stride, run.total.to(f32) * run.scale, 4)
 
     def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
-        rows, tokens = panel_rows(), tile_tokens()
+        rows, tokens, dwords = panel_rows(), tile_tokens(), self._dwords()
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         code = (i8 if self.family.signed and target().signed_dot else u8) * (4 * rows)
-        for b in loop(cols // BLOCK):
-            p, x = panel + b * self._panel_block(), tile + b * self._tile_block()
+        for number in loop(cols // self.family.run):
+            p, x = panel + number * self._panel_run(), tile + number * self._tile_run()
             if self._excess():
-                acc = [int_tile(x, 8, t) for t in range(tokens)]
+                acc = [int_tile(x, dwords, t) for t in range(tokens)]
             else:
                 acc = [zeros(i32 * rows)] * tokens
-            for k in range(8):
+            for k in range(dwords):
                 w = load(code, p + 4 * rows * k, 4)
                 for t in range(tokens):
-                    four = broadcast(i32, x + (t * BLOCK + 4 * k))
+                    four = broadcast(i32, x + (t * self.family.run + 4 * k))
                     acc[t] = self._dot(acc[t], w, four.bits(i8 * (4 * rows)))
-            d = load(f32 * rows, p + 32 * rows, 4)
+            d = load(f32 * rows, p + 4 * rows * dwords, 4)
             for t in range(tokens):
-                dx = broadcast(f32, x + 4 * (9 * tokens + t))
+                dx = broadcast(f32, x + 4 * ((dwords + 1) * tokens + t))
                 sums[t].set(fma(acc[t].to(f32), d * dx, sums[t]))
             if self.family.has_minimum:
-                m = load(f32 * rows, p + 36 * rows, 4)
+                m = load(f32 * rows, p + 4 * rows * (dwords + 1), 4)
                 for t in range(tokens):
-                    s = broadcast(f32, x + 4 * (10 * tokens + t))
+                    s = broadcast(f32, x + 4 * ((dwords + 2) * tokens + t))
                     sums[t].set(fma(m, s, sums[t]))
         return [s.value for s in sums]
 

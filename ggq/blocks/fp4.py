@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
 from ggq.blocks._halves import put_nibbles
 from ggq.blocks._lanes import Lanes, Tile, lanes
 from ggq.blocks._search import largest
@@ -15,13 +14,11 @@ from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
     absolute,
-    concat,
     const,
     f32,
     gather,
     i32,
     i64,
-    load,
     loop,
     maximum,
     minimum,
@@ -34,6 +31,8 @@ from ggq.jit.lang import (
 # E2M1 doubled, so that codes are whole; scales are halved in turn.
 # Source: llama.cpp ggml-common.h kvalues_fp4.
 VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+LARGEST = 12
+CODES = tuple(value + LARGEST for value in VALUES)
 
 
 class MXFP4(SmallBlock):
@@ -41,12 +40,11 @@ class MXFP4(SmallBlock):
 
     id = 39
     layout = fields(("e", "u1"), ("qs", "u1", (16,)))
-    signed = True
+    offset = LARGEST
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """Weights 0..15 in the low nibbles, 16..31 in the high ones."""
-        qs = blocks.bytes("qs")
-        return [target().lookup16(VALUES, q) for q in (low_nibbles(qs), high_nibbles(qs))]
+        return _codes(blocks)
 
     def scale(self, blocks: Blocks) -> Value:
         """2^(e - 128), subnormal below e = 2."""
@@ -65,20 +63,23 @@ class MXFP4(SmallBlock):
             put_nibbles(block)
 
 
-class NVFP4(BlockType):
+class NVFP4(SmallBlock):
     """w = d / 2 * T[q]: E2M1 codes with a UE4M3 scale per 16   (4.5 bits per weight)"""
 
     id = 40
     weights = 64
     layout = fields(("d", "u1", (4,)), ("qs", "u1", (32,)))
+    run = 16
+    offset = LARGEST
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+    def codes(self, blocks: Blocks) -> list[Value]:
         """Every 16 weights: 8 bytes, the first eight in the low nibbles, then the high ones."""
-        for group in range(4):
-            qs = load(u8 * 8, address + (4 + 8 * group))
-            codes = target().lookup16(VALUES, concat(low_nibbles(qs), high_nibbles(qs)))
-            d = _half_of_ue4m3(load(u8, address + group).to(u32))
-            yield 16 * group, codes.to(f32) * d
+        return _codes(blocks)
+
+    def scale(self, blocks: Blocks) -> Value:
+        """d / 2, one for each run."""
+        each = blocks.repeat // self.runs
+        return _half_of_ue4m3(blocks.spread("d", [k // each for k in range(blocks.repeat)]))
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_nvfp4_ref."""
@@ -96,10 +97,16 @@ class NVFP4(BlockType):
                 block.put("qs", low | high << 4, 8 * j)
 
 
+def _codes(blocks: Blocks) -> list[Value]:
+    qs = blocks.bytes("qs")
+    n = qs.type.lanes
+    return [target().lookup16(CODES, q).bits(u8 * n) for q in (low_nibbles(qs), high_nibbles(qs))]
+
+
 def _half_power(e: Value) -> Value:
     """2^(e - 128), subnormal below e = 2."""
-    bits = select(e < 2, const(e.type, 0x200000) << e, (e - 1) << 23)
-    return bits.bits(f32 * bits.type.lanes)
+    bits = maximum(e << 23, const(e.type, 1 << 22))  # 2^(e - 127): subnormal for e = 0
+    return bits.bits(f32 * bits.type.lanes) * 0.5
 
 
 def _nearest(x: Value, scale: Value) -> Value:
@@ -146,10 +153,11 @@ def _to_ue4m3(x: Value) -> Value:
 
 
 def _half_of_ue4m3(x: Value) -> Value:
-    """f32 scalar: half the value of an unsigned byte float with 4 exponent and 3 mantissa bits.
+    """f32[n]: half the values of unsigned byte floats with 4 exponent and 3 mantissa bits.
 
-    0x7F is its NaN; the reference reads that as zero and ignores the top bit.
+    0x7F is their NaN; the reference reads that as zero and ignores the top bit.
     """
     # Shifted into place the exponent is 119 too small; the product also corrects subnormals.
-    scaled = ((x & 0x7F) << 20).bits(f32) * 2.0**119
-    return select(x.eq(0x7F), const(f32, 0.0), scaled)
+    wide = (x & 0x7F).to(u32)
+    bits = select(x.eq(0x7F), const(wide.type, 0), wide << 20)
+    return bits.bits(f32 * x.type.lanes) * 2.0**119

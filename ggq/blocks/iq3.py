@@ -9,7 +9,8 @@ from ggq.blocks._base import fields
 from ggq.blocks._codebook import OFFSET, nibbles, signed_codes, signs_of_info
 from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, bit, const, i16, load, select, u16, u32
+from ggq.jit.isa import target
+from ggq.jit.lang import Value, const, i16, load, select, u8, u16, u32
 
 
 class IQ3_XXS(SuperBlock):
@@ -61,8 +62,8 @@ class IQ3_S(SuperBlock):
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Nine bits name four weights."""
-        high = blocks.bytes("qh").bits(bit * 64)
-        words = blocks.bytes("qs").to(u16) | select(high, const(u16 * 64, 256), 0)
+        high = select(target().set_bits(blocks.bytes("qh")), const(u8 * 64, 1), 0).to(u16) << 8
+        words = blocks.bytes("qs").to(u16) | high
         return signed_codes(grids.IQ3S, words, blocks.bytes("signs"), width)
 
     def scales(self, blocks: Blocks) -> Value:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
 from ggq.blocks._lanes import Lanes, lanes
 from ggq.blocks._search import total
+from ggq.blocks._small import SmallBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, absolute, bit, const, i32, loop, select, splat, u8, u32
+from ggq.jit.isa import target
+from ggq.jit.lang import Value, absolute, const, i32, loop, select, u8, u32
 
 
-class Q1_0(BlockType):
-    """w = +-d   (1.125 bits per weight)"""
+class Q1_0(SmallBlock):
+    """w = d * (q - 1), q = 0 or 2   (1.125 bits per weight)"""
 
     id = 41
     weights = 128
     layout = fields(("d", "<f2"), ("qs", "u1", (16,)))
+    parts = 1
+    offset = 1
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+    def codes(self, blocks: Blocks) -> list[Value]:
         """Eight weights in every byte, lowest bit first; a set bit is plus."""
-        blocks = Blocks(self, address)
-        d = splat(blocks.half("d"), 16)
-        for first in range(0, 128, 16):
-            plus = blocks.bytes("qs", first // 8, 2).bits(bit * 16)
-            yield first, select(plus, d, -d)
+        twos = const(u8 * (128 * blocks.count), 2)
+        return [select(target().set_bits(blocks.bytes("qs")), twos, 0)]
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_q1_0_ref."""

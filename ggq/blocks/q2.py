@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
 from ggq.blocks._lanes import Lanes, Tile, lanes
 from ggq.blocks._search import inverse_or_zero, largest, round_away
+from ggq.blocks._small import SmallBlock
 from ggq.blocks._view import Blocks
-from ggq.jit.lang import Value, const, f32, i32, loop, select, shuffle, u8, u32
+from ggq.jit.lang import Value, const, i32, loop, select, shuffle, u8, u32, u64
 
 
-class Q2_0(BlockType):
+class Q2_0(SmallBlock):
     """w = d * (q - 1)   (2.25 bits per weight)"""
 
     id = 42
     weights = 64
     layout = fields(("d", "<f2"), ("qs", "u1", (16,)))
+    parts = 1
+    order = tuple(4 * i + k for k in range(4) for i in range(8))
+    offset = 1
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
-        """Four weights in every byte, lowest bits first."""
-        blocks = Blocks(self, address)
-        d, qs = blocks.half("d"), blocks.bytes("qs")
-        for first in range(0, 64, 16):
-            each = shuffle(qs, [(first + i) // 4 for i in range(16)])
-            codes = (each >> const(u8 * 16, [0, 2, 4, 6] * 4)) & 3
-            yield first, (codes.to(i32) - 1).to(f32) * d
+    def codes(self, blocks: Blocks) -> list[Value]:
+        """Four weights in every byte, lowest bits first; eight bytes are a run."""
+        runs = 2 * blocks.count
+        each = shuffle(blocks.bytes("qs").bits(u64 * runs), [i // 4 for i in range(4 * runs)])
+        return [(each >> const(u64 * (4 * runs), [0, 2, 4, 6] * runs)).bits(u8 * (32 * runs)) & 3]
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_q2_0_ref."""

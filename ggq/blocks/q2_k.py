@@ -24,13 +24,7 @@ class Q2_K(SuperBlock):
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Each half: 32 bytes, two bits of every byte for each of four runs of 32 weights."""
-        for at in range(0, 64, width):
-            qs = blocks.bytes("qs", at, width)
-            for run, codes in enumerate(two_bit_runs(qs)):
-                yield (
-                    [128 * (c // 32) + 32 * run + c % 32 for c in range(at, at + width, 16)],
-                    codes,
-                )
+        return two_bit_codes(blocks, width)
 
     def scales(self, blocks: Blocks) -> Value:
         """The low nibbles."""
@@ -55,6 +49,14 @@ class Q2_K(SuperBlock):
         for block in b.each():
             set_codes(block, parts, steps, drops, 16, 3)
             put_two_bits(block, "qs")
+
+
+def two_bit_codes(blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
+    """Codes of a super-block whose qs has two bits of every byte for each of four runs."""
+    for at in range(0, 64, width):
+        for run, codes in enumerate(two_bit_runs(blocks.bytes("qs", at, width))):
+            starts = [128 * (c // 32) + 32 * run + c % 32 for c in range(at, at + width, 16)]
+            yield starts, codes
 
 
 def two_bit_runs(qs: Value) -> list[Value]:

@@ -27,6 +27,7 @@ from ggq.jit.lang import (
 
 
 class _SignedBytes(SmallBlock):
+    parts = 1
     signed = True
 
     def codes(self, blocks: Blocks) -> list[Value]:

@@ -4,33 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ggq.blocks._base import BlockType, fields
+from ggq.blocks._base import fields
 from ggq.blocks._lanes import Block, Lanes, Tile
 from ggq.blocks._search import inverse_or_zero, largest, round_away
 from ggq.blocks._subblocks import put_two_bits
+from ggq.blocks._super import CHUNK, SuperBlock
 from ggq.blocks._view import Blocks
-from ggq.blocks.q2_k import two_bit_runs
-from ggq.jit.lang import Value, concat, f32, i32, loop, split, u8, u16
+from ggq.blocks.q2_k import two_bit_codes
+from ggq.jit.lang import Value, concat, const, i16, loop, select, shuffle, u8, u16, widen
 
 
-class TQ1_0(BlockType):
+class TQ1_0(SuperBlock):
     """w = d * (q - 1), five trits a byte   (1.6875 bits per weight)"""
 
     id = 34
-    weights = 256
     layout = fields(("qs", "u1", (48,)), ("qh", "u1", (4,)), ("d", "<f2"))
+    group = 128
+    offset = 1
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """160 weights in 32 bytes, 80 in 16, and 16 in the four of qh; first trits first."""
-        blocks = Blocks(self, address)
-        d = blocks.half("d")
-        for bytes_at, weights_at, length in ((0, 0, 32), (32, 160, 16)):
-            qs = blocks.bytes("qs", bytes_at, length)
-            for n in range(5):
-                for k, part in enumerate(split(_trits(qs, n), 16)):
-                    yield weights_at + n * length + 16 * k, (part - 1).to(f32) * d
-        last = concat(*(_trits(blocks.bytes("qh"), n) for n in range(4)))
-        yield 240, (last - 1).to(f32) * d
+        rest = concat(blocks.bytes("qs", 32, 16), widen(blocks.bytes("qh"), 16))
+        shifted = [concat(blocks.bytes("qs", 0, 32), rest)]
+        for _ in range(4):  # modulo 256: earlier trits leave at the top
+            shifted.append(shifted[-1] + shifted[-1] + shifted[-1])
+        chunks = [
+            shuffle(bytes, range(at, at + CHUNK))
+            for places in ((0, 16), (32,))
+            for bytes in shifted
+            for at in places
+        ]
+        last = [shuffle(bytes, range(48, 52)) for bytes in shifted[:4]]
+        chunks.append(concat(*last))
+        step = width // CHUNK
+        for first in range(0, len(chunks), step):
+            starts = [CHUNK * k for k in range(first, first + step)]
+            yield starts, _top_trits(concat(*chunks[first : first + step]))
+
+    def scales(self, blocks: Blocks) -> Value:
+        """There are none below d."""
+        return const(i16 * self.groups, 1)
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_tq1_0_ref."""
@@ -48,21 +61,21 @@ class TQ1_0(BlockType):
                 block.put(field, ((byte.to(u16) * 256 + 242) // 243).to(u8), at)
 
 
-class TQ2_0(BlockType):
+class TQ2_0(SuperBlock):
     """w = d * (q - 1), two bits a weight   (2.0625 bits per weight)"""
 
     id = 35
-    weights = 256
     layout = fields(("qs", "u1", (64,)), ("d", "<f2"))
+    group = 128
+    offset = 1
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Each half: 32 bytes, two bits of every byte for each of four runs of 32 weights."""
-        blocks = Blocks(self, address)
-        d = blocks.half("d")
-        for at in range(0, 64, 16):
-            for run, codes in enumerate(two_bit_runs(blocks.bytes("qs", at, 16))):
-                first = 128 * (at // 32) + 32 * run + at % 32
-                yield first, (codes.to(i32) - 1).to(f32) * d
+        return two_bit_codes(blocks, width)
+
+    def scales(self, blocks: Blocks) -> Value:
+        """There are none below d."""
+        return const(i16 * self.groups, 1)
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Source: llama.cpp ggml-quants.c, quantize_row_tq2_0_ref."""
@@ -81,7 +94,7 @@ def _coded(b: Lanes) -> Iterator[Block]:
         yield block
 
 
-def _trits(codes: Value, n: int) -> Value:
-    """i32 0..2: trit n of every byte, which holds q / 3^5 of a byte's range, rounded up."""
-    shifted: Value = codes * 3**n  # modulo 256: earlier trits leave at the top
-    return ((shifted.to(u16) * 3) >> 8).to(i32)
+def _top_trits(codes: Value) -> Value:
+    """u8 0..2: the first trit of every byte, which holds q / 3^5 of a byte's range, rounded up."""
+    ones = const(codes.type, 1)
+    return select(codes >= 86, ones, 0) + select(codes >= 171, ones, 0)  # 3 * code // 256

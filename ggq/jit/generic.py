@@ -61,6 +61,12 @@ class Generic:
             entries = [select(odd, b, a) for a, b in pairs]
         return entries[0]
 
+    def set_bits(self, packed: Value) -> Value:
+        """bit[8n]: the bits of u8[n], those of a byte from its lowest on."""
+        n = 8 * packed.type.lanes
+        each = shuffle(packed, [i // 8 for i in range(n)])
+        return (each & const(each.type, [1 << i % 8 for i in range(n)])).ne(0)
+
     def lookup_words(self, table: Sequence[int], indices: Value) -> Value:
         """u16[32]: entries of a table of 64 * 2^k words of 16 bits, picked by u16[32] indices."""
         raise NotImplementedError

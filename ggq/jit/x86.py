@@ -9,7 +9,22 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ggq.jit.generic import Generic, in_parts
-from ggq.jit.lang import Value, absolute, call, const, f16, f32, i8, i16, i32, rint, select, u8, u16
+from ggq.jit.lang import (
+    Value,
+    absolute,
+    bit,
+    call,
+    const,
+    f16,
+    f32,
+    i8,
+    i16,
+    i32,
+    rint,
+    select,
+    u8,
+    u16,
+)
 
 
 class Avx2(Generic):
@@ -87,17 +102,20 @@ class Avx512(AvxVnni):
     gathers_bytes = True
     looks_up_words = True
 
+    def set_bits(self, packed: Value) -> Value:
+        return packed.bits(bit * (8 * packed.type.lanes))
+
     def lookup_words(self, table: Sequence[int], indices: Value) -> Value:
         words, name = u16 * 32, "llvm.x86.avx512.vpermi2var.hi.512"
         picked = []
         for start in range(0, len(table), 64):
             low, high = (const(words, table[i : i + 32]) for i in (start, start + 32))
             picked.append(call(name, words, low, indices, high))
-        bit = 64
+        place = 64
         while len(picked) > 1:
-            odd = (indices & bit).ne(0)
+            odd = (indices & place).ne(0)
             pairs = zip(picked[::2], picked[1::2], strict=True)
-            picked, bit = [select(odd, b, a) for a, b in pairs], 2 * bit
+            picked, place = [select(odd, b, a) for a, b in pairs], 2 * place
         return picked[0]
 
     def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
