@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from ggq.blocks._frame import (
     Frame,
-    broadcast,
     lines,
     padded,
     panel_rows,
     row_addresses,
     stream,
     tile_tokens,
+    token_values,
 )
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -130,8 +130,8 @@ class FloatFrame(Frame):
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         for i in loop(cols):
             w = load(f32 * rows, panel + i * (4 * rows), 4)
-            for t in range(tokens):
-                sums[t].set(fma(w, broadcast(f32, tile + (i * tokens + t) * 4), sums[t]))
+            for x, total in zip(token_values(f32, tile, i), sums, strict=True):
+                total.set(fma(w, x, total))
         return [s.value for s in sums]
 
 

@@ -17,17 +17,17 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Type, Value, i32, load, prefetch, scratch, splat, store
+from ggq.jit.lang import Type, Value, load, prefetch, scratch, shuffle, store
 
 
 def tile_tokens() -> int:
-    """Tokens of one tile: as many as leave registers for a row of accumulators each."""
-    return 8 if target().nbytes == 64 else 4
+    """Tokens of one tile."""
+    return target().tile_tokens
 
 
 def panel_rows() -> int:
-    """Rows of one panel: the singles in a vector."""
-    return target().lanes
+    """Rows of one panel."""
+    return target().panel_rows
 
 
 def padded(nbytes: int) -> int:
@@ -106,11 +106,22 @@ def lines(type: Type, address: Value, stride: int) -> list[Value]:
     return [load(type, address + r * stride, 4) for r in range(panel_rows())]
 
 
-def broadcast(type: Type, address: Value) -> Value:
-    """One four-byte value in every lane of a vector."""
-    return splat(load(type, address, 4), target().lanes)
+def store_words(panel: Value, columns: dict[int, Value]) -> None:
+    """Write words of four codes, word -> u32[panel_rows()], into a panel [word][row].
+
+    Where the target takes eight codes at once the panel is [word / 2][row][2].
+    """
+    rows = panel_rows()
+    mixed = [lane for r in range(rows) for lane in (r, rows + r)]
+    for word, column in columns.items():
+        at = panel + word * (4 * rows)
+        if not target().words_in_pairs:
+            store(at, column, 4)
+        elif word % 2 == 0:
+            store(at, shuffle(column, mixed, columns[word + 1]), 4)
 
 
-def int_tile(address: Value, index: int | Value, token: int) -> Value:
-    """Broadcast entry [index][token] of a tile's i32 array."""
-    return broadcast(i32, address + (index * tile_tokens() + token) * 4)
+def token_values(type: Type, tile: Value, index: int | Value) -> list[Value]:
+    """Entry [index] of a tile's array of four-byte values: each token's in a vector for a panel."""
+    at = tile + index * (4 * tile_tokens())
+    return list(target().broadcasts(type, at, tile_tokens(), panel_rows()))

@@ -13,14 +13,14 @@ from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
 from ggq.blocks._frame import (
     Frame,
-    broadcast,
-    int_tile,
     lines,
     padded,
     panel_rows,
     row_addresses,
+    store_words,
     stream,
     tile_tokens,
+    token_values,
 )
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
@@ -297,9 +297,10 @@ class SmallFrame(Frame):
             out, per_part = panel + b * (runs * record), dwords // parts
             for p in range(parts):
                 each = lines(u32 * (count * runs * per_part), codes + p * rows * width, width)
-                for j, column in enumerate(columns(each)):
-                    slot = j % per_part + p * per_part
-                    store(out + (j // per_part * record + slot * 4 * rows), column, 4)
+                words = columns(each)
+                for k in range(count * runs):
+                    own = words[k * per_part : (k + 1) * per_part]
+                    store_words(out + k * record, dict(enumerate(own, p * per_part)))
             for k, column in enumerate(columns(lines(f32 * (count * runs), scales, 4 * g))):
                 store(out + (k * record + 4 * dwords * rows), column, 4)
             if family.has_minimum:
@@ -333,27 +334,20 @@ class SmallFrame(Frame):
     def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
         rows, tokens, dwords = panel_rows(), tile_tokens(), self._dwords()
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
-        code = (i8 if self.family.signed and target().signed_dot else u8) * (4 * rows)
+        code = i8 if self.family.signed and target().signed_dot else u8
         for number in loop(cols // self.family.run):
             p, x = panel + number * self._panel_run(), tile + number * self._tile_run()
+            acc = [zeros(i32 * rows)] * tokens
             if self._excess():
-                acc = [int_tile(x, dwords, t) for t in range(tokens)]
-            else:
-                acc = [zeros(i32 * rows)] * tokens
-            for k in range(dwords):
-                w = load(code, p + 4 * rows * k, 4)
-                for t in range(tokens):
-                    four = broadcast(i32, x + (t * self.family.run + 4 * k))
-                    acc[t] = self._dot(acc[t], w, four.bits(i8 * (4 * rows)))
+                acc = token_values(i32, x, dwords)
+            acc = target().dot_tile(acc, code, p, x, dwords)
             d = load(f32 * rows, p + 4 * rows * dwords, 4)
-            for t in range(tokens):
-                dx = broadcast(f32, x + 4 * ((dwords + 1) * tokens + t))
-                sums[t].set(fma(acc[t].to(f32), d * dx, sums[t]))
+            for dot, dx, total in zip(acc, token_values(f32, x, dwords + 1), sums, strict=True):
+                total.set(fma(dot.to(f32), d * dx, total))
             if self.family.has_minimum:
                 m = load(f32 * rows, p + 4 * rows * (dwords + 1), 4)
-                for t in range(tokens):
-                    s = broadcast(f32, x + 4 * ((dwords + 2) * tokens + t))
-                    sums[t].set(fma(m, s, sums[t]))
+                for s, total in zip(token_values(f32, x, dwords + 2), sums, strict=True):
+                    total.set(fma(m, s, total))
         return [s.value for s in sums]
 
 

@@ -13,14 +13,14 @@ from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
 from ggq.blocks._frame import (
     Frame,
-    broadcast,
-    int_tile,
     lines,
     padded,
     panel_rows,
     row_addresses,
+    store_words,
     stream,
     tile_tokens,
+    token_values,
 )
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
@@ -230,20 +230,21 @@ class SuperFrame(Frame):
     ) -> list[Value]:
         """Each acc + the sum over sub-blocks of scale * dot, spread over its lanes."""
         t, lanes = target(), target().lanes
+        in_pairs = self.family.narrow and t.pairs_dots
         waiting: tuple[list[Value], list[int]] | None = None
         for k, (weights, codes) in enumerate(self._codes(view)):
             operand = self._operand(codes)
             moved = [load(i8 * t.nbytes, x + t.nbytes * k) for x in xs]
             group = [weight // self.family.group for weight in weights[::4]]
             dots = [zeros(i32 * lanes) for _ in xs]
-            if not self.family.narrow and waiting is not None:
+            if not in_pairs and waiting is not None:
                 # Dots of the same sub-blocks in the same lanes are scaled together.
                 if waiting[1] == group:
                     dots = waiting[0]
                 else:
                     accs = _scaled(accs, *waiting, scales)
             dots = [self._dot(dot, operand, x) for dot, x in zip(dots, moved, strict=True)]
-            if not self.family.narrow or waiting is None:
+            if not in_pairs or waiting is None:
                 waiting = (dots, group)
             else:
                 # Both fit 16 bits: 4 * 63 * 127 < 2^15. Even lanes of the pair are the first's.
@@ -297,8 +298,8 @@ class SuperFrame(Frame):
                     store(minima_out + (groups // 2) * line + r * 4, view.half("dmin"), 4)
             for k, fours in enumerate(order):
                 each = lines(u32 * target().lanes, codes + k * rows * nbytes, nbytes)
-                for four, column in zip(fours, columns(each), strict=True):
-                    store(out + slots[four] * line, column, 4)
+                places = [slots[four] for four in fours]
+                store_words(out, dict(zip(places, columns(each), strict=True)))
             for j, column in enumerate(columns(lines(i32 * groups, scales, 4 * groups))):
                 store(scales_out + j * line, column, 4)
             if family.has_minimum:
@@ -352,41 +353,33 @@ class SuperFrame(Frame):
         family, rows, tokens = self.family, panel_rows(), tile_tokens()
         line, groups, words = 4 * rows, family.groups, self._tile_words()
         per_group = family.group // 4
-        code = (i8 if family.signed and target().signed_dot else u8) * (4 * rows)
+        code = i8 if family.signed and target().signed_dot else u8
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         for b in loop(cols // BLOCK):
             p, x = panel + b * self._panel_block(), tile + b * (words * 4 * tokens)
             total = [var(zeros(i32 * rows)) for _ in range(tokens)]
             for j in loop(groups):
-                w0, x0 = p + j * (per_group * line), x + j * (family.group * tokens)
+                acc = [zeros(i32 * rows)] * tokens
                 if self._excess() and not family.has_minimum:
-                    fix = x + (j + BLOCK // 4) * (4 * tokens)
-                    acc = [int_tile(fix, 0, t) for t in range(tokens)]
-                else:
-                    acc = [zeros(i32 * rows)] * tokens
-                for k in range(per_group):
-                    w = load(code, w0 + k * line, 4)
-                    for t in range(tokens):
-                        four = broadcast(i32, self._tile_codes(x0, t, 4 * k))
-                        acc[t] = self._dot(acc[t], w, four.bits(i8 * (4 * rows)))
+                    acc = token_values(i32, x, j + BLOCK // 4)
+                w0, x0 = p + j * (per_group * line), x + j * (family.group * tokens)
+                acc = target().dot_tile(acc, code, w0, x0, per_group)
                 scale = load(i32 * rows, p + (j + BLOCK // 4) * line, 4)
                 for t in range(tokens):
                     total[t] += acc[t] * scale
             tail = p + (BLOCK // 4 + groups) * line
             d = load(f32 * rows, tail, 4)
-            dx = [broadcast(f32, x + ((words - 1) * tokens + t) * 4) for t in range(tokens)]
             whole = [total[t].to(f32) * d for t in range(tokens)]
             if family.has_minimum:
                 dmin = load(f32 * rows, tail + (1 + groups // 2) * line, 4)
                 low = [zeros(i32 * rows)] * tokens
                 for pair in range(groups // 2):
                     m = load(i16 * (2 * rows), tail + (1 + pair) * line, 4)
-                    for t in range(tokens):
-                        s = int_tile(x, BLOCK // 4 + pair, t).bits(i16 * (2 * rows))
-                        low[t] = target().dot_pairs(low[t], m, s)
+                    for t, s in enumerate(token_values(i32, x, BLOCK // 4 + pair)):
+                        low[t] = target().dot_pairs(low[t], m, s.bits(i16 * (2 * rows)))
                 whole = [whole[t] - low[t].to(f32) * dmin for t in range(tokens)]
-            for t in range(tokens):
-                sums[t].set(fma(whole[t], dx[t], sums[t]))
+            for t, dx in enumerate(token_values(f32, x, words - 1)):
+                sums[t].set(fma(whole[t], dx, sums[t]))
         return [s.value for s in sums]
 
 

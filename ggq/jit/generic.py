@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ggq.jit.lang import (
+    Type,
     Value,
     concat,
     const,
@@ -12,8 +13,10 @@ from ggq.jit.lang import (
     i8,
     i16,
     i32,
+    load,
     select,
     shuffle,
+    splat,
     u16,
     u32,
     zeros,
@@ -24,6 +27,10 @@ class Generic:
     """Any processor: 16-byte vectors, no special instruction."""
 
     nbytes = 16  # of a vector
+    panel_rows = 4  # rows of weights multiplied at once, in prefill ...
+    tile_tokens = 4  # ... with so many tokens: as registers can hold sums for
+    words_in_pairs = False  # whether `dot_tile` wants eight codes of a row together, not four
+    pairs_dots = True  # whether two dots are scaled quicker by one `dot_pairs` than one by one
     signed_dot = True  # whether dot_signed costs no more than dot_unsigned
     gathers_bytes = False  # whether any byte shuffle of two vectors is one instruction
     looks_up_words = False  # whether there is a `lookup_words`, faster than a load for each word
@@ -50,6 +57,32 @@ class Generic:
         product = a.to(i32) * b.to(i32)
         n = product.type.lanes
         return acc + shuffle(product, range(0, n, 2)) + shuffle(product, range(1, n, 2))
+
+    def broadcasts(self, type: Type, address: Value, count: int, lanes: int) -> Iterator[Value]:
+        """`count` values of four bytes that lie together, each in all lanes of a vector."""
+        for k in range(count):
+            yield splat(load(type, address + 4 * k, 4), lanes)
+
+    def dot_tile(
+        self, acc: list[Value], code: Type, weights: Value, activations: Value, words: int
+    ) -> list[Value]:
+        """Each token's acc i32[panel_rows] + its dots with 4 * words codes of every row.
+
+        weights: address of code[words][panel_rows][4], or with `words_in_pairs` of
+        code[words / 2][panel_rows][8]. activations: of i8[tile_tokens][4 * words].
+        """
+        acc, n = list(acc), 4 * self.panel_rows
+        dot = self.dot_signed if code.kind == "i" else self.dot_unsigned
+        for k in range(words):
+            w = load(code * n, weights + k * n, 4)
+            for t, x in enumerate(self.tile_words(activations, words, k)):
+                acc[t] = dot(acc[t], w, x.bits(i8 * n))
+        return acc
+
+    def tile_words(self, activations: Value, words: int, k: int) -> Iterator[Value]:
+        """Word k of `dot_tile`'s activations of each token, in every lane of i32[panel_rows]."""
+        for t in range(self.tile_tokens):
+            yield splat(load(i32, activations + 4 * (words * t + k), 4), self.panel_rows)
 
     def lookup16(self, table: Sequence[int], indices: Value) -> Value:
         """i8[n]: entries of a table of 16 signed bytes, picked by u8[n] indices below 16."""

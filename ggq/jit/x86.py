@@ -31,6 +31,7 @@ class Avx2(Generic):
     """x86-64 with AVX2, FMA and F16C: 32-byte vectors, products of bytes summed in pairs."""
 
     nbytes = 32
+    panel_rows = 8
     pause_intrinsic = ("llvm.x86.sse2.pause", list)
     _pmaddubsw: ClassVar = {16: "llvm.x86.ssse3.pmadd.ub.sw.128", 32: "llvm.x86.avx2.pmadd.ub.sw"}
     _pmaddwd: ClassVar = {
@@ -99,6 +100,8 @@ class Avx512(AvxVnni):
     """AVX-512 with VNNI: 64-byte vectors."""
 
     nbytes = 64
+    panel_rows = 16
+    tile_tokens = 8
     gathers_bytes = True
     looks_up_words = True
 
