@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ggq.errors import GGQError
 from ggq.runtime.kernels import execute
 from ggq.runtime.tables import aligned_table
-from ggq.runtime.work import BARRIER, Work, attended
+from ggq.runtime.work import BARRIER, Work, attended, touched
 
 I64 = npt.NDArray[np.int64]
 WAKING = "waking"
@@ -81,7 +81,9 @@ class PhaseProfile:
         self._waking = np.zeros(threads, np.int64)
         self._bytes = np.zeros(n, np.int64)
         self._operations = np.zeros(n, np.int64)
-        fields = "weight_bytes position_bytes window run_ops token_ops pair_ops".split()
+        fields = (
+            "weight_bytes position_bytes window run_ops token_ops pair_ops experts used".split()
+        )
         self._amounts = [
             np.array([getattr(w, name) for w in self._work], np.int64) for name in fields
         ]
@@ -94,8 +96,9 @@ class PhaseProfile:
         lasted = self.stamps[:, -1] - self.stamps[:, 0]
         self._lasted += int(lasted.max())
         self._waking += lasted.max() - lasted
-        weights, per_position, window, per_run, per_token, per_pair = self._amounts
-        self._bytes += weights + per_position * np.minimum(window, positions)
+        weights, per_position, window, per_run, per_token, per_pair, experts, used = self._amounts
+        self._bytes += np.rint(weights * touched(tokens, experts, used)).astype(np.int64)
+        self._bytes += per_position * np.minimum(window, positions)
         self._operations += per_run + per_token * tokens
         self._operations += per_pair * attended(tokens, positions, window)
 

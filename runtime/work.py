@@ -22,11 +22,12 @@ EVERYWHERE = 1 << 40  # a window no text fills
 class Work:
     """One step. `layer` is None before the first layer and behind the last.
 
-    `weight_bytes` are read once a run, `position_bytes` of the KV cache for every position that is
-    attended to, of which a token has at most `window`. Operations are multiplications and
-    additions: `run_ops` with weights once a run, `token_ops` with weights for every token,
-    `pair_ops` with the cache for every token and position; `is_float` tells whether those with
-    weights are in singles, and not in bytes.
+    `weight_bytes` are read once a run; of `experts` only those that tokens use, `used` of each
+    token, and for several tokens as many as even routing would touch. `position_bytes` of the KV
+    cache are read for every position that is attended to, of which a token has at most `window`.
+    Operations are multiplications and additions: `run_ops` with weights once a run, `token_ops`
+    with weights for every token, `pair_ops` with the cache for every token and position; `is_float`
+    tells whether those with weights are in singles, and not in bytes.
     """
 
     kernel: str
@@ -37,16 +38,24 @@ class Work:
     run_ops: int = 0
     token_ops: int = 0
     pair_ops: int = 0
+    experts: int = 1
+    used: int = 1
     is_float: bool = True
 
-    def bytes_read(self, positions: int) -> int:
-        """Bytes a run reads that leaves so many positions in the cache."""
-        return self.weight_bytes + self.position_bytes * min(positions, self.window)
+    def bytes_read(self, tokens: int, positions: int) -> int:
+        """Bytes a run over `tokens` reads that leaves so many positions in the cache."""
+        weights = round(float(self.weight_bytes * touched(tokens, self.experts, self.used)))
+        return weights + self.position_bytes * min(positions, self.window)
 
     def operations(self, tokens: int, positions: int) -> int:
         """Operations of a run over `tokens` that leaves so many positions in the cache."""
         pairs = int(attended(tokens, positions, self.window)) if self.pair_ops else 0
         return self.run_ops + self.token_ops * tokens + self.pair_ops * pairs
+
+
+def touched(tokens: int, experts: Any, used: Any) -> Any:
+    """Share of the experts that tokens use if each picks `used` of them evenly."""
+    return 1 - (1 - used / experts) ** tokens
 
 
 def attended(tokens: int, positions: int, window: Any) -> Any:
@@ -67,12 +76,14 @@ def work_of(
     by_address = {tensor.address: tensor for tensor in tensors.values()}
     works: list[Work] = []
     layer: int | None = None
+    used_experts = 1
     for step in steps:
+        used_experts = step.words.get("used", used_experts)  # the router's choice comes first
         used = [by_address[word] for word in step.words.values() if word in by_address]
         for tensor in used:
             layer = layer_of(tensor.name)
         matrices = [tensor for tensor in used if len(tensor.shape) > 1]
-        works.append(_work(step, layer, matrices, position_bytes, exact))
+        works.append(_work(step, layer, matrices, position_bytes, used_experts, exact))
     return works
 
 
@@ -83,8 +94,9 @@ def layer_of(tensor: str) -> int | None:
 
 
 def _work(
-    step: Step, layer: int | None, matrices: list[Tensor], position_bytes: int, exact: bool
-) -> Work:
+    step: Step, layer: int | None, matrices: list[Tensor], position_bytes: int, used: int,
+    exact: bool,
+) -> Work:  # fmt: skip
     if step.op is None:
         return Work(BARRIER, layer)
     name, words = step.op.kernel.name, step.words
@@ -97,9 +109,11 @@ def _work(
     if kind == "embed" or not matrices:
         return Work(name, layer)
     once = bool(words.get("x", 0) & PRIVATE)  # one token's activations, in every thread's memory
-    ops = sum(2 * tensor.shape[-2] * tensor.shape[-1] for tensor in matrices)
+    experts = matrices[0].shape[0] if len(matrices[0].shape) > 2 else 1
+    used = min(used, experts)
+    ops = sum(2 * tensor.shape[-2] * tensor.shape[-1] * used for tensor in matrices)
     return Work(
         name, layer, sum(tensor.nbytes for tensor in matrices),
-        run_ops=ops if once else 0, token_ops=0 if once else ops,
+        run_ops=ops if once else 0, token_ops=0 if once else ops, experts=experts, used=used,
         is_float=isinstance(linear.frame_of(matrices[0].type, exact), FloatFrame),
     )  # fmt: skip

@@ -274,3 +274,27 @@ def test_reading_touches_every_byte_and_products_are_right() -> None:
             )  # fmt: skip
             limits._best(program)
             assert sums.tolist() == [wanted] * 2
+
+
+def test_of_experts_only_those_used_count(tmp_path: Path) -> None:
+    path = TINY["qwen3moe"].write_gguf(tmp_path / "moe.gguf")
+    with ggq.load(path, n_threads=1) as loaded:
+        session, h = loaded.session(64), loaded.hparams
+        (answer,) = amounts(session, Case("m", 0, 1))
+        (prompt,) = amounts(session, Case("m", 40, 0))
+        with session.profile() as profile:
+            session.decode(1)
+        tensors = dict(loaded.tensors)
+    used, experts = h.n_expert_used, h.n_expert  # type: ignore[attr-defined]
+    stacks = sum(t.nbytes for t in tensors.values() if len(t.shape) == 3)
+    plain = sum(t.nbytes for t in tensors.values() if len(t.shape) == 2)
+    if "output.weight" in tensors:
+        plain -= tensors["token_embd.weight"].nbytes
+    assert 0 < used < experts
+    position = h.n_layer * 2 * h.n_head_kv * h.head_dim * 2
+    wanted = plain + stacks * used // experts + position
+    assert answer.nbytes == wanted
+    assert sum(line.nbytes for line in profile.phases["decode"].kernels()) == wanted
+    weights = (plain + stacks * used // experts) // 4
+    assert answer.single_ops == 2 * weights + 4 * h.n_layer * h.n_head * h.head_dim
+    assert plain < prompt.nbytes - 40 * position <= plain + stacks

@@ -191,7 +191,7 @@ def amounts(session: Session, case: Case) -> list[Amounts]:
 
 
 def _of_run(work: list[Work], tokens: int, positions: int) -> Amounts:
-    nbytes = sum(each.bytes_read(positions) for each in work)
+    nbytes = sum(each.bytes_read(tokens, positions) for each in work)
     ops = {True: 0, False: 0}
     for each in work:
         ops[each.is_float] += each.operations(tokens, positions)
