@@ -278,8 +278,8 @@ class Graph:
             self._keep.append(memory)
             self._shared[name] = Rows(name, memory.ctypes.data, 0, x.cols)
         out = self._shared[name]
-        if frame.key not in x.layouts:
-            x.layouts[frame.key] = out.word
+        if name not in x.layouts:
+            x.layouts[name] = out.word
             self._emit(
                 op, [(x, TOKENS)], [(out, TOKENS)],
                 x=x.word, stride=x.stride, cols=x.cols, nbytes=nbytes, out=out.word,

@@ -108,6 +108,8 @@ def _work(
         )  # fmt: skip
     if kind == "embed" or not matrices:
         return Work(name, layer)
+    if words.get("width", 1) > 1 and "_rows" in name:  # told at the experts with many tokens
+        return Work(name, layer)
     once = bool(words.get("x", 0) & PRIVATE)  # one token's activations, in every thread's memory
     experts = matrices[0].shape[0] if len(matrices[0].shape) > 2 else 1
     used = min(used, experts)

@@ -66,10 +66,10 @@ def test_every_phase_and_thread_count_agrees(name: str, tmp_path: Path) -> None:
         assert np.array_equal(one, three), "a result depends on the number of threads"
 
 
+@pytest.mark.parametrize("name", ["gemma3", "qwen3moe"])
 @pytest.mark.parametrize("form", cpu.forms())
-def test_every_form_matches_transformers(form: str, tmp_path: Path) -> None:
-    """One model with all of head norms, windows and two ropes, in each form of kernel."""
-    name = "gemma3"
+def test_every_form_matches_transformers(form: str, name: str, tmp_path: Path) -> None:
+    """Head norms, windows, two ropes, and experts, in each form of kernel."""
     path = TINY[name].write_gguf(tmp_path / "model.gguf")
     code = (
         "import sys, numpy as np, ggq; from tests.models import TINY\n"

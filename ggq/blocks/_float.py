@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ggq.blocks._frame import (
+    Ahead,
     Frame,
     lines,
     padded,
@@ -125,10 +126,17 @@ class FloatFrame(Frame):
             for i in loop(cols):
                 put(i, const(f32, 0.0))
 
-    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+    def steps(self, cols: Value) -> Value:
+        return cols
+
+    def multiply(
+        self, panel: Value, tile: Value, cols: Value, ahead: Ahead | None = None
+    ) -> list[Value]:
         rows, tokens = panel_rows(), tile_tokens()
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         for i in loop(cols):
+            if ahead:
+                ahead.step()
             w = load(f32 * rows, panel + i * (4 * rows), 4)
             for x, total in zip(token_values(f32, tile, i), sums, strict=True):
                 total.set(fma(w, x, total))

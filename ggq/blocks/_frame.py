@@ -17,7 +17,18 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Type, Value, load, prefetch, scratch, shuffle, store
+from ggq.jit.lang import (
+    Type,
+    Value,
+    load,
+    loop,
+    minimum,
+    prefetch,
+    scratch,
+    shuffle,
+    store,
+    var,
+)
 
 
 def tile_tokens() -> int:
@@ -76,8 +87,35 @@ class Frame(ABC):
         """Lay out x f32[cols] as one token of a tile; x = 0 (address) clears the token."""
 
     @abstractmethod
-    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
-        """One f32[panel_rows()] per token of the tile."""
+    def multiply(
+        self, panel: Value, tile: Value, cols: Value, ahead: Ahead | None = None
+    ) -> list[Value]:
+        """One f32[panel_rows()] per token of the tile; `ahead` takes a step in every step of it."""
+
+    @abstractmethod
+    def steps(self, cols: Value) -> Value:
+        """Steps of `multiply`."""
+
+
+class Ahead:
+    """Asks for `nbytes` from an address on that are read later, a part in each of `steps` steps.
+
+    A panel is unpacked from many rows at once, which no processor foresees. Asked for all together
+    its lines would wait for each other, and arithmetic for them.
+    """
+
+    def __init__(self, address: Value, nbytes: Value, steps: Value) -> None:
+        lines = (nbytes + 63) // 64
+        self._next, self._end = var(address), address + nbytes
+        self._stride = (lines + (steps - 1)) // steps * 64
+
+    def step(self) -> None:
+        """Ask for the next part."""
+        start = self._next.value
+        stop = minimum(start + self._stride, self._end)
+        for line in loop(start, stop, 64):
+            prefetch(line)
+        self._next.set(stop)
 
 
 AHEAD = 8192  # bytes between what is read and what is asked for

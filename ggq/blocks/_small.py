@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
 from ggq.blocks._frame import (
+    Ahead,
     Frame,
     lines,
     padded,
@@ -331,11 +332,18 @@ class SmallFrame(Frame):
                 store(out + (dwords + 1) * stride, run.scale, 4)
                 store(out + (dwords + 2) * stride, run.total.to(f32) * run.scale, 4)
 
-    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+    def steps(self, cols: Value) -> Value:
+        return cols // self.family.run
+
+    def multiply(
+        self, panel: Value, tile: Value, cols: Value, ahead: Ahead | None = None
+    ) -> list[Value]:
         rows, tokens, dwords = panel_rows(), tile_tokens(), self._dwords()
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         code = i8 if self.family.signed and target().signed_dot else u8
         for number in loop(cols // self.family.run):
+            if ahead:
+                ahead.step()
             p, x = panel + number * self._panel_run(), tile + number * self._tile_run()
             acc = [zeros(i32 * rows)] * tokens
             if self._excess():

@@ -12,6 +12,7 @@ from typing import ClassVar
 from ggq.blocks._activation import QuantizedBlock
 from ggq.blocks._base import BlockType
 from ggq.blocks._frame import (
+    Ahead,
     Frame,
     lines,
     padded,
@@ -349,13 +350,20 @@ class SuperFrame(Frame):
         at = weight // group * (group * tile_tokens()) + weight % group
         return block + (token * group + at)
 
-    def multiply(self, panel: Value, tile: Value, cols: Value) -> list[Value]:
+    def steps(self, cols: Value) -> Value:
+        return cols // BLOCK
+
+    def multiply(
+        self, panel: Value, tile: Value, cols: Value, ahead: Ahead | None = None
+    ) -> list[Value]:
         family, rows, tokens = self.family, panel_rows(), tile_tokens()
         line, groups, words = 4 * rows, family.groups, self._tile_words()
         per_group = family.group // 4
         code = i8 if family.signed and target().signed_dot else u8
         sums = [var(zeros(f32 * rows)) for _ in range(tokens)]
         for b in loop(cols // BLOCK):
+            if ahead:
+                ahead.step()
             p, x = panel + b * self._panel_block(), tile + b * (words * 4 * tokens)
             total = [var(zeros(i32 * rows)) for _ in range(tokens)]
             for j in loop(groups):

@@ -1,10 +1,11 @@
 """Mixtures of experts: the router's choice, and matrices of which each token meets only some.
 
 `route` makes every token's choice, i32[used] experts, ascending, then f32[used] weights. `plan`
-turns them round: the tokens of every expert. With few tokens the rows of an expert meet each of its
-tokens (`gated_rows`, `images`, `add_rows`), with many the tokens fill tiles that meet its panels
-(`gather`, `gated_panels`, `add_panels`). What no token has chosen is never read. Every sum runs
-over ascending experts, so no result depends on how many threads there are.
+turns them round: the tokens of every expert. Where those are few, each row of the expert meets them
+one by one (`gated_rows`, `images`, `add_rows`); where they are many, they fill tiles that meet its
+panels (`gather`, `gated_panels`, `add_panels`). What no token has chosen is never read. A token's
+sum runs over ascending experts with few tokens, then over those with many, so no result depends on
+how many threads there are.
 Source: Shazeer et al. 2017, arXiv:1701.06538.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ggq.blocks._frame import Frame, panel_rows, tile_tokens
+from ggq.blocks._frame import Ahead, Frame, panel_rows, tile_tokens
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from ggq.blocks import BlockType
 
 CHOICE_BYTES = 8  # of one chosen expert and its weight
-NO_TOKEN = -1  # in a plan: a place that fills up a tile
 _TAKEN = -(2**31)
 
 
@@ -94,9 +94,11 @@ def route(
 
 
 # -- the plan ------------------------------------------------------------------------------------
-# i32 starts[experts + 1]: how many tiles lie before those of an expert; i32 number of experts that
-# have any; then for every place in the tiles i32 token or NO_TOKEN, and f32 weight. With few tokens
-# a tile is one place.
+# i32 starts[experts + 1]: how many tiles lie before those of an expert; i32 counts[experts] of
+# tokens; i32 number of experts with few; then for every place in the tiles i32 token and f32
+# weight. An expert has few tokens if at most `few`: below that, unpacking a panel does not pay.
+
+FEW = 3
 
 
 def most_tiles(tokens: int, experts: int, used: int, width: int) -> int:
@@ -107,85 +109,93 @@ def most_tiles(tokens: int, experts: int, used: int, width: int) -> int:
 
 def plan_bytes(places: int, experts: int) -> int:
     """Bytes of a plan."""
-    return 4 * (experts + 2) + 8 * places
+    return 4 * (2 * experts + 2) + 8 * places
 
 
 class _Plan:
     """A plan in a thread's own memory."""
 
-    def __init__(self, t: Thread, plan: Value, experts: Value) -> None:
+    def __init__(self, t: Thread, plan: Value, experts: Value, width: Value, few: Value) -> None:
         self.starts = t.at(plan)
-        self.experts = experts
-        self.places = self.starts + (experts + 2) * 4
+        self.experts, self.width, self.limit = experts, width, few
+        self.counts = self.starts + (experts + 1) * 4
+        self.few_experts = self.counts + experts * 4
+        self.entries = self.few_experts + 4
 
     def start(self, expert: Value) -> Value:
         """Number of the first tile of an expert; of the number of experts, that of all tiles."""
-        return load(i32, self.starts + expert * 4, 4).to(i64)
+        return _int(self.starts + expert * 4)
 
-    @property
-    def busy(self) -> Value:
-        """Number of experts that have tokens."""
-        return self.start(self.experts + 1)
+    def count(self, expert: Value) -> Value:
+        """Number of tokens of an expert."""
+        return _int(self.counts + expert * 4)
 
-    def busy_experts(self) -> Iterator[Value]:
-        """A loop over the experts that have tokens."""
+    def with_few(self) -> Iterator[Value]:
+        """A loop over the experts with few tokens, but some."""
         for e in loop(self.experts):
-            with when(self.start(e) < self.start(e + 1)):
+            with when((self.count(e) > 0) & (self.count(e) <= self.limit)):
                 yield e
 
-    def tiles(self, expert: Value) -> Iterator[Value]:
-        """A loop over the tiles of an expert."""
-        yield from loop(self.start(expert), self.start(expert + 1))
+    def with_many(self) -> Iterator[Value]:
+        """A loop over the experts with many tokens."""
+        for e in loop(self.experts):
+            with when(self.count(e) > self.limit):
+                yield e
+
+    def places(self, expert: Value) -> Iterator[Value]:
+        """A loop over the places that an expert fills."""
+        first = self.start(expert) * self.width
+        yield from loop(first, first + self.count(expert))
 
     def token(self, place: Value) -> Value:
-        """Token at a place, or NO_TOKEN."""
-        return load(i32, self.places + place * 8, 4).to(i64)
+        """Token at a place."""
+        return _int(self.entries + place * 8)
 
     def weight(self, place: Value) -> Value:
         """Weight of the expert for the token at a place."""
-        return load(f32, self.places + (place * 8 + 4), 4)
+        return load(f32, self.entries + (place * 8 + 4), 4)
+
+
+def _int(address: Value) -> Value:
+    return load(i32, address, 4).to(i64)
 
 
 @op
 def plan(
-    t: Thread, choices: Value, stride: Value, experts: Value, used: Value, width: Value,
-    nexts: Value, out: Value,
+    t: Thread, choices: Value, stride: Value, used: Value, nexts: Value, plan: Value,
+    experts: Value, width: Value, few: Value,
 ) -> None:  # fmt: skip
     """Sort the tokens by expert, in their order, in every thread's own memory."""
-    made, nexts = _Plan(t, out, experts), t.at(nexts)
+    made, nexts = _Plan(t, plan, experts, width, few), t.at(nexts)
 
     def chosen() -> Iterator[tuple[Value, Value, Value]]:
         """(token, expert, address of its weight) of all choices."""
         for token in loop(t.n_tokens):
             for k in loop(used):
                 at = choices + token * stride + k * 4
-                yield token, load(i32, at, 4).to(i64), at + used * 4
+                yield token, _int(at), at + used * 4
 
     for e in loop(experts):
-        store(nexts + e * 4, const(i32, 0), 4)
+        store(made.counts + e * 4, const(i32, 0), 4)
     for _, e, _ in chosen():
-        store(nexts + e * 4, load(i32, nexts + e * 4, 4) + 1, 4)
-    tiles, busy = var(const(i64, 0)), var(const(i32, 0))
+        store(made.counts + e * 4, (made.count(e) + 1).to(i32), 4)
+    tiles, few_experts = var(const(i64, 0)), var(const(i32, 0))
     for e in loop(experts):
-        count = load(i32, nexts + e * 4, 4).to(i64)
-        first = tiles * width
+        count = made.count(e)
         store(made.starts + e * 4, tiles.to(i32), 4)
-        store(nexts + e * 4, first.to(i32), 4)
+        store(nexts + e * 4, (tiles * width).to(i32), 4)
         tiles += (count + (width - 1)) // width
-        busy += select(count > 0, const(i32, 1), const(i32, 0))
-        for place in loop(first + count, tiles * width):
-            store(made.places + place * 8, const(i32, NO_TOKEN), 4)
+        few_experts += select((count > 0) & (count <= few), const(i32, 1), const(i32, 0))
     store(made.starts + experts * 4, tiles.to(i32), 4)
-    store(made.starts + (experts + 1) * 4, busy.value, 4)
+    store(made.few_experts, few_experts.value, 4)
     for token, e, weight in chosen():
-        place = load(i32, nexts + e * 4, 4)
-        store(nexts + e * 4, place + 1, 4)
-        at = made.places + place.to(i64) * 8
-        store(at, token.to(i32), 4)
-        store(at + 4, load(f32, weight, 4), 4)
+        place = _int(nexts + e * 4)
+        store(nexts + e * 4, (place + 1).to(i32), 4)
+        store(made.entries + place * 8, token.to(i32), 4)
+        store(made.entries + (place * 8 + 4), load(f32, weight, 4), 4)
 
 
-# -- few tokens: rows times vectors --------------------------------------------------------------
+# -- experts with few tokens: rows times vectors -------------------------------------------------
 
 
 @cache
@@ -197,16 +207,17 @@ def gated_rows(gate_family: BlockType, up_family: BlockType, exact: bool) -> Op:
     gate_frame, up_frame = frame_of(gate_family, exact), frame_of(up_family, exact)
 
     def body(
-        t: Thread, plan: Value, experts: Value, gate: Value, gate_bytes: Value, gate_x: Value,
-        gate_nbytes: Value, up: Value, up_bytes: Value, up_x: Value, up_nbytes: Value, rows: Value,
-        cols: Value, y: Value, other: Value, stride: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, gate: Value,
+        gate_bytes: Value, gate_x: Value, gate_nbytes: Value, up: Value, up_bytes: Value,
+        up_x: Value, up_nbytes: Value, rows: Value, cols: Value, y: Value, other: Value,
+        stride: Value,
     ) -> None:  # fmt: skip
-        made, lanes = _Plan(t, plan, experts), target().lanes
+        made, lanes = _Plan(t, plan, experts, width, few), target().lanes
         gate_x, up_x = t.at(gate_x), t.at(up_x)
         steps = (rows + (ROWS_STEP - 1)) // ROWS_STEP
-        begin, end = t.share(made.busy * steps)
+        begin, end = t.share(_int(made.few_experts) * steps)
         before = var(const(i64, 0))  # steps of the experts before
-        for e in made.busy_experts():
+        for e in made.with_few():
             low = maximum(begin - before, const(i64, 0)) * ROWS_STEP
             high = minimum((end - before) * ROWS_STEP, rows)
             for frame, w, row_bytes, x, nbytes, out in (
@@ -215,10 +226,10 @@ def gated_rows(gate_family: BlockType, up_family: BlockType, exact: bool) -> Op:
             ):
                 for r in loop(low, high):
                     row = w + (e * rows + r) * row_bytes
-                    for place in made.tiles(e):
+                    for place in made.places(e):
                         (dot,) = frame.dot_row(row, cols, [x + made.token(place) * nbytes])
                         store(out + place * stride + r * 4, dot, 4)
-            for place in made.tiles(e):
+            for place in made.places(e):
                 for r in loop(low, high, lanes):
                     at = place * stride + r * 4
                     gates, ups = (load(f32 * lanes, a + at, 4) for a in (y, other))
@@ -234,15 +245,19 @@ def _names(gate: BlockType, up: BlockType, exact: bool) -> str:
 
 @cache
 def images(key: str, frame: Frame) -> Op:
-    """Lay out what lies at every place for `add_rows`; the threads share the places."""
+    """Lay out x[place] for `add_rows`; the threads take a place each in turn."""
 
     def body(
-        t: Thread, plan: Value, experts: Value, x: Value, stride: Value, cols: Value,
-        nbytes: Value, out: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, x: Value, stride: Value,
+        cols: Value, nbytes: Value, out: Value,
     ) -> None:  # fmt: skip
-        begin, end = t.share(_Plan(t, plan, experts).start(experts))
-        for place in loop(begin, end):
-            frame.write_image(x + place * stride, cols, out + place * nbytes)
+        made = _Plan(t, plan, experts, width, few)
+        turn = var(const(i64, 0))
+        for e in made.with_few():
+            for place in made.places(e):
+                with when((turn % t.count).eq(t.index)):
+                    frame.write_image(x + place * stride, cols, out + place * nbytes)
+                turn.set(turn + 1)
 
     return Op(f"moe.images.{key}", body)
 
@@ -253,15 +268,16 @@ def add_rows(family: BlockType, exact: bool) -> Op:
     frame = frame_of(family, exact)
 
     def body(
-        t: Thread, plan: Value, experts: Value, w: Value, row_bytes: Value, rows: Value,
-        cols: Value, x: Value, nbytes: Value, y: Value, stride: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, w: Value,
+        row_bytes: Value, rows: Value, cols: Value, x: Value, nbytes: Value, y: Value,
+        stride: Value,
     ) -> None:  # fmt: skip
-        made = _Plan(t, plan, experts)
+        made = _Plan(t, plan, experts, width, few)
         begin, end = t.share(rows, ROWS_STEP)
-        for e in made.busy_experts():
+        for e in made.with_few():
             for r in loop(begin, end):
                 row = w + (e * rows + r) * row_bytes
-                for place in made.tiles(e):
+                for place in made.places(e):
                     (dot,) = frame.dot_row(row, cols, [x + place * nbytes])
                     at = y + made.token(place) * stride + r * 4
                     store(at, load(f32, at, 4) + made.weight(place) * dot, 4)
@@ -269,66 +285,93 @@ def add_rows(family: BlockType, exact: bool) -> Op:
     return Op(f"moe.add_rows.{name_of(family, exact)}", body)
 
 
-# -- many tokens: panels times tiles -------------------------------------------------------------
+# -- experts with many tokens: panels times tiles ------------------------------------------------
 
 
 @cache
 def gather(key: str, frame: Frame) -> Op:
-    """Lay out activations in the plan's tiles, which the threads share.
+    """Lay out activations in the plan's tiles, which the threads take in turn.
 
     x has a row for every token, or with `by_place` 1 one for every place.
     """
 
     def body(
-        t: Thread, plan: Value, experts: Value, x: Value, stride: Value, by_place: Value,
-        cols: Value, nbytes: Value, out: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, x: Value, stride: Value,
+        by_place: Value, cols: Value, nbytes: Value, out: Value,
     ) -> None:  # fmt: skip
-        made, width = _Plan(t, plan, experts), tile_tokens()
-        begin, end = t.share(made.start(experts))
-        for tile in loop(begin, end):
-            for lane in loop(width):
-                place = tile * width + lane
-                token = made.token(place)
-                row = x + select(by_place.ne(0), place, token) * stride
-                address = select(token < 0, const(i64, 0), row)
-                frame.write_tile(address, cols, out + tile * nbytes, lane)
+        made = _Plan(t, plan, experts, width, few)
+        for e in made.with_many():
+            end = made.start(e) * width + made.count(e)
+            for tile in loop(made.start(e), made.start(e + 1)):
+                with when((tile % t.count).eq(t.index)):
+                    for lane in loop(width):
+                        place = tile * width + lane
+                        row = x + select(by_place.ne(0), place, made.token(place)) * stride
+                        address = select(place < end, row, const(i64, 0))
+                        frame.write_tile(address, cols, out + tile * nbytes, lane)
 
     return Op(f"moe.gather.{key}", body)
 
 
-def _pack(
-    frame: Frame, w: Value, first: Value, rows: Value, row_bytes: Value, cols: Value, panel: Value
-) -> None:
-    """Unpack the panel from row `first` of w on; a short one repeats the last row."""
-    frame.pack_panel(lambda r: w + minimum(first + r, rows - 1) * row_bytes, cols, panel)
+class _Panels:
+    """One stack of matrices in a kernel, a panel of which is unpacked at a time."""
+
+    def __init__(
+        self, frame: Frame, w: Value, row_bytes: Value, rows: Value, cols: Value, panel: Value
+    ) -> None:
+        self.frame, self.w, self.row_bytes = frame, w, row_bytes
+        self.rows, self.cols, self.panel = rows, cols, panel
+
+    def unpack(self, expert: Value, first: Value) -> None:
+        """Unpack the panel from row `first` of an expert on; a short one repeats the last row."""
+        matrix = self.w + expert * self.rows * self.row_bytes
+
+        def row(r: int) -> Value:
+            return matrix + minimum(first + r, self.rows - 1) * self.row_bytes
+
+        self.frame.pack_panel(row, self.cols, self.panel)
+
+    def next(self, expert: Value, first: Value, tiles: Value) -> Ahead:
+        """To ask for the panel from row `first` on, if there is one, while `tiles` are met."""
+        rows = maximum(minimum(self.rows - first, const(i64, panel_rows())), const(i64, 0))
+        address = self.w + (expert * self.rows + first) * self.row_bytes
+        return Ahead(address, rows * self.row_bytes, self.frame.steps(self.cols) * tiles)
+
+    def times(self, tile: Value, ahead: Ahead) -> list[Value]:
+        """The panel times a tile."""
+        return self.frame.multiply(self.panel, tile, self.cols, ahead)
 
 
 @cache
 def gated_panels(gate_family: BlockType, up_family: BlockType, exact: bool) -> Op:
-    """y[place] = silu(gate W[e] x) * (up W[e] x). The experts' panels are dealt out in turn."""
-    gate_frame, up_frame = frame_of(gate_family, exact), frame_of(up_family, exact)
+    """y[place] = silu(gate W[e] x) * (up W[e] x); the experts' panels are dealt out in turn."""
 
     def body(
-        t: Thread, plan: Value, experts: Value, gate: Value, gate_bytes: Value, gate_x: Value,
-        gate_nbytes: Value, gate_panel: Value, up: Value, up_bytes: Value, up_x: Value,
-        up_nbytes: Value, up_panel: Value, rows: Value, cols: Value, y: Value, stride: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, gate: Value,
+        gate_bytes: Value, gate_x: Value, gate_nbytes: Value, gate_panel: Value, up: Value,
+        up_bytes: Value, up_x: Value, up_nbytes: Value, up_panel: Value, rows: Value, cols: Value,
+        y: Value, stride: Value,
     ) -> None:  # fmt: skip
-        made, width, height = _Plan(t, plan, experts), tile_tokens(), panel_rows()
-        gate_panel, up_panel = t.at(gate_panel), t.at(up_panel)
+        made, height = _Plan(t, plan, experts, width, few), panel_rows()
+        gates = _Panels(
+            frame_of(gate_family, exact), gate, gate_bytes, rows, cols, t.at(gate_panel)
+        )
+        ups = _Panels(frame_of(up_family, exact), up, up_bytes, rows, cols, t.at(up_panel))
         panels = (rows + (height - 1)) // height
         mine = var(t.index)  # the next panel of this thread, counted from this expert's first
-        for e in made.busy_experts():
+        for e in made.with_many():
+            tiles = made.start(e + 1) - made.start(e)
             for _ in repeat_while(lambda: mine < panels):
-                first, skipped = mine * height, e * rows
-                of_gate, of_up = gate + skipped * gate_bytes, up + skipped * up_bytes
-                _pack(gate_frame, of_gate, first, rows, gate_bytes, cols, gate_panel)
-                _pack(up_frame, of_up, first, rows, up_bytes, cols, up_panel)
-                for i in made.tiles(e):
-                    gates = gate_frame.multiply(gate_panel, gate_x + i * gate_nbytes, cols)
-                    ups = up_frame.multiply(up_panel, up_x + i * up_nbytes, cols)
-                    for k in range(width):
+                first, then = mine * height, (mine + t.count) * height
+                gates.unpack(e, first)
+                ups.unpack(e, first)
+                ahead = [stack.next(e, then, tiles) for stack in (gates, ups)]
+                for i in loop(made.start(e), made.start(e + 1)):
+                    g = gates.times(gate_x + i * gate_nbytes, ahead[0])
+                    u = ups.times(up_x + i * up_nbytes, ahead[1])
+                    for k in range(tile_tokens()):
                         at = y + (i * width + k) * stride + first * 4
-                        store(at, silu(gates[k]) * ups[k], 4)
+                        store(at, silu(g[k]) * u[k], 4)
                 mine.set(mine + t.count)
             mine.set(mine - panels)
 
@@ -338,25 +381,26 @@ def gated_panels(gate_family: BlockType, up_family: BlockType, exact: bool) -> O
 @cache
 def add_panels(family: BlockType, exact: bool) -> Op:
     """y[token] += weight * W[e] x[place]; the threads share every expert's rows."""
-    frame = frame_of(family, exact)
 
     def body(
-        t: Thread, plan: Value, experts: Value, w: Value, row_bytes: Value, rows: Value,
-        cols: Value, x: Value, nbytes: Value, panel: Value, y: Value, stride: Value,
+        t: Thread, plan: Value, experts: Value, width: Value, few: Value, w: Value,
+        row_bytes: Value, rows: Value, cols: Value, x: Value, nbytes: Value, panel: Value,
+        y: Value, stride: Value,
     ) -> None:  # fmt: skip
-        made, width, height = _Plan(t, plan, experts), tile_tokens(), panel_rows()
-        panel = t.at(panel)
+        made, height = _Plan(t, plan, experts, width, few), panel_rows()
+        stack = _Panels(frame_of(family, exact), w, row_bytes, rows, cols, t.at(panel))
         begin, end = t.share(rows, ROWS_STEP)
-        for e in made.busy_experts():
-            of_expert = w + e * rows * row_bytes
+        for e in made.with_many():
+            last = made.start(e) * width + made.count(e)
+            tiles = made.start(e + 1) - made.start(e)
             for first in loop(begin, end, height):
-                _pack(frame, of_expert, first, rows, row_bytes, cols, panel)
-                for i in made.tiles(e):
-                    for k, sums in enumerate(frame.multiply(panel, x + i * nbytes, cols)):
+                stack.unpack(e, first)
+                ahead = stack.next(e, first + height, tiles)
+                for i in loop(made.start(e), made.start(e + 1)):
+                    for k, sums in enumerate(stack.times(x + i * nbytes, ahead)):
                         place = i * width + k
-                        token = made.token(place)
-                        with when(token >= 0):
-                            at = y + token * stride + first * 4
+                        with when(place < last):
+                            at = y + made.token(place) * stride + first * 4
                             old = load(f32 * height, at, 4)
                             store(at, old + sums * made.weight(place), 4)
 
