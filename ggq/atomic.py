@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".ggq-part"
 _NO_LOCKS_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Never through a link; on Windows, bytes as they are.
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _MAX_WRITE_BYTES = 1 << 30
 _SYNC_BYTES = 1 << 26  # written before they are sent to the disk behind the writer
 _LOCK_ATTEMPTS = 50
@@ -67,7 +69,7 @@ def remove_stale_parts(folder: Path) -> None:
     for part in parts:
         # Another process may be doing the same, or the part may be someone else's.
         with contextlib.suppress(OSError):
-            descriptor = os.open(part, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            descriptor = os.open(part, os.O_RDWR | _FLAGS)
             try:
                 if _lock(descriptor) and _is_at(descriptor, part):
                     os.unlink(part)
@@ -178,7 +180,7 @@ def _disk_full_named(path: Path) -> Iterator[None]:
 def _claim(part: Path, target: Path) -> int:
     """Descriptor of an empty, locked file at `part`."""
     for _ in range(_LOCK_ATTEMPTS):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
         try:
             # Between open and lock another process may have removed or renamed it.
             if _lock_if_possible(descriptor) and _is_at(descriptor, part):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+import sys
 from functools import cache
 from typing import NamedTuple
 
@@ -80,6 +81,8 @@ class _Object:
 
 def load(symbol: str, code: bytes) -> int:
     """Address of the function `symbol`, ready to be called. Raises UnfitError."""
+    if not sys.platform.startswith("linux"):
+        raise UnfitError
     file = _Object(code)
     memory = mmap.mmap(-1, file.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
