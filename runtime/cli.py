@@ -76,7 +76,10 @@ def load_model(args: argparse.Namespace) -> Model:
     from ggq.runtime.model import load
 
     path = fetch(hub_name(args.hf_repo)) if args.hf_repo else find_model(args.model or args.name)
-    return load(path, n_threads=max(args.threads, 0), mapped=not args.no_mmap, exact=args.exact)
+    return load(
+        path, n_threads=max(args.threads, 0), mapped=not args.no_mmap, exact=args.exact,
+        cache_type_k=args.cache_type_k, cache_type_v=args.cache_type_v,
+    )  # fmt: skip
 
 
 def _complete(

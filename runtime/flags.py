@@ -9,6 +9,7 @@ from ggq.runtime.sampler_params import SamplerParams
 
 RANDOM_SEED = 2**32 - 1  # llama.cpp's way to write -1 in 32 bits
 DEFAULTS = SamplerParams()
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")  # kernels/cache_types.py has them
 
 
 def parser() -> Parser:
@@ -27,6 +28,9 @@ def parser() -> Parser:
                        help="threads; 0: one per core")  # fmt: skip
     model.add_argument("--exact", action="store_true",
                        help="do not round activations to bytes: slower, exact logits")  # fmt: skip
+    for letter, what in (("k", "keys"), ("v", "values")):
+        model.add_argument(f"-ct{letter}", f"--cache-type-{letter}", choices=CACHE_TYPES,
+                           default="f16", help=f"how {what} are kept (default: f16)")  # fmt: skip
     model.add_argument("--profile", action="store_true",
                        help="tell where time went: per kernel, per layer, at barriers")  # fmt: skip
     model.add_argument("--no-mmap", action="store_true",

@@ -21,13 +21,13 @@ from ggq.blocks._frame import Frame, padded, tile_tokens
 from ggq.jit import Kernel, prepare
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import RopeScaling
-from ggq.runtime.kernels import activation, attention, heads, linear, norm
+from ggq.runtime.kernels import activation, attention, attention_tiles, heads, linear, norm
 from ggq.runtime.kernels._op import PRIVATE, Op, Step
 from ggq.runtime.kvcache import KVCache
 from ggq.runtime.rope import RopeTable
 from ggq.runtime.threads import Program, aligned
 
-TOKENS, ROWS, HEADS, ALL, OWN = "tokens", "rows", "heads", "all", "own"
+TOKENS, ROWS, ALL, OWN = "tokens", "rows", "all", "own"
 Access = tuple["Rows", str]
 
 
@@ -95,6 +95,14 @@ class Graph:
             self._keep.append(memory)
             self._shared[name] = Rows(name, memory.ctypes.data, stride, cols)
         return Rows(name, self._shared[name].word, stride, cols)
+
+    def _buffer(self, name: str, nbytes: int) -> Rows:
+        """Shared memory that is not rows of singles."""
+        if name not in self._shared:
+            memory = aligned(nbytes)
+            self._keep.append(memory)
+            self._shared[name] = Rows(name, memory.ctypes.data, 0, 0)
+        return self._shared[name]
 
     def _own(self, name: str, nbytes: int) -> int:
         """Word of memory that every thread has for itself; uses of a name share it if it fits."""
@@ -273,11 +281,7 @@ class Graph:
 
     def _laid_out(self, kind: str, op: Op, x: Rows, frame: Frame, nbytes: int, count: int) -> Rows:
         name = f"{kind}.{x.name}.{frame.key}"
-        if name not in self._shared:
-            memory = aligned(nbytes * count)
-            self._keep.append(memory)
-            self._shared[name] = Rows(name, memory.ctypes.data, 0, x.cols)
-        out = self._shared[name]
+        out = self._buffer(name, nbytes * count)
         if name not in x.layouts:
             x.layouts[name] = out.word
             self._emit(
@@ -288,31 +292,70 @@ class Graph:
 
     def attention(
         self, q: Rows, k: Rows, v: Rows, layer: int, *, heads_q: int, heads_kv: int, dims: int,
-        rope: RopeTable, neox: bool, scale: float, window: int = 0, eps: float = 0.0,
-        q_norm: str = "", k_norm: str = "",
+        rope: RopeTable, neox: bool, scale: float, window: int = 0, softcap: float = 0.0,
+        eps: float = 0.0, q_norm: str = "", k_norm: str = "",
     ) -> Rows:  # fmt: skip
-        """[T, H * Dh]: norms of heads, rotary positions, cache, causal attention."""
-        keys, values = self.cache.addresses(layer)
-        cache = Rows(f"cache.{layer}", 0, 0, 0)
-        how = HEADS if self._one else TOKENS
+        """[T, H * Dh]: norms of heads, rotary positions, cache, causal attention.
+
+        With `window` a token sees so many positions, itself among them; with `softcap` c a score
+        s becomes c tanh(s / c).
+        """
+        cache = self.cache
         common = {
             "q": q.word, "q_stride": q.stride, "n_head": heads_q, "n_head_kv": heads_kv,
-            "dims": dims, "keys": keys, "values": values, "ctx": self.cache.positions,
+            "dims": dims, "cache": cache.address(layer), "blocks": cache.blocks,
         }  # fmt: skip
-        touched = [(q, how), (k, how), (v, how)]
+        made = {
+            "k": k.word, "k_stride": k.stride, "v": v.word, "v_stride": v.stride,
+            "rope_dims": rope.dims, "table": rope.address, "eps": eps,
+            "q_norm": self._vector(q_norm) if q_norm else 0,
+            "k_norm": self._vector(k_norm) if k_norm else 0,
+        }  # fmt: skip
+        scored = attention.score_words(scale, softcap)
+        scored["window"] = window or cache.positions + 1
+        types, has_cap = (cache.key_type, cache.value_type), softcap > 0
+        if self.phase in (Phase.DECODE, Phase.FEW):
+            op = attention.attend(neox, *types, attention.at_once(heads_q // heads_kv), has_cap)
+            return self._attend_few(op, (q, k, v), common | made | scored)
+        kept = Rows(f"cache.{layer}", 0, 0, 0)
         self._emit(
-            heads.heads(neox, self._one), touched, [*touched, (cache, how)],
-            k=k.word, k_stride=k.stride, v=v.word, v_stride=v.stride, rope_dims=rope.dims,
-            table=rope.address, q_norm=self._vector(q_norm) if q_norm else 0,
-            k_norm=self._vector(k_norm) if k_norm else 0, eps=eps, **common,
+            heads.heads(neox, *types), [(q, TOKENS), (k, TOKENS), (v, TOKENS)],
+            [(q, TOKENS), (k, TOKENS), (v, TOKENS), (kept, TOKENS)], **common, **made,
         )  # fmt: skip
         out = self._rows("attention", heads_q * dims)
-        queries = 1 if self._one else tile_tokens()
-        scores = self._own("scores", 4 * queries * self.cache.positions)
+        own = attention_tiles.own_bytes(dims, heads_q // heads_kv)
+        words = {name: self._own(f"attend.{name}", nbytes) for name, nbytes in own.items()}
         self._emit(
-            attention.attend(self._one), [(q, ALL), (cache, ALL)], [(out, "query heads")],
-            scale=scale, window=window or self.cache.positions + 1, scores=scores,
-            out=out.word, out_stride=out.stride, **common,
+            attention_tiles.attend_tiles(*types, has_cap),
+            [(q, ALL), (kept, ALL)], [(out, "query heads")],
+            out=out.word, out_stride=out.stride, **words, **common, **scored,
+        )  # fmt: skip
+        return out
+
+    def _attend_few(
+        self, op: Op, made_from: tuple[Rows, Rows, Rows], words: dict[str, int | float]
+    ) -> Rows:
+        """Attention by blocks of the cache, then all blocks combined."""
+        n_head, dims = int(words["n_head"]), int(words["dims"])
+        count = n_head * self.count
+        own = attention.own_bytes(
+            self.cache.key_type, self.cache.value_type, count // int(words["n_head_kv"]), dims
+        )
+        private = {name: self._own(f"attend.{name}", nbytes) for name, nbytes in own.items()}
+        slots = attention.slots_of(self.cache.blocks)
+        left = self._buffer("partial", attention.partial_bytes(count, self.cache.blocks, dims))
+        both = {"rows": count, "slots": slots, "partial": left.word}
+        self._emit(op, [(x, ALL) for x in made_from], [(left, ALL)], **words, **private, **both)
+        if self._one:
+            word = self._own("attention", 4 * n_head * dims)
+            out, how = Rows("attention.own", word, 0, n_head * dims), OWN
+        else:
+            out, how = self._rows("attention", n_head * dims), "rows of heads"
+        self._emit(
+            attention.combine(self.cache.value_type.rotated, self._one),
+            [(left, ALL)], [(out, how)], n_head=n_head, dims=dims, window=words["window"],
+            factors=self._own("attend.factors", 4 * slots), out=out.word, out_stride=out.stride,
+            **both,
         )  # fmt: skip
         return out
 

@@ -1,28 +1,35 @@
-"""Keys and values of past positions, half precision, in the layout of kernels/heads.py."""
+"""Keys and values of past positions, in the layout of kernels/cache.py."""
 
 from __future__ import annotations
 
-from ggq.blocks._frame import tile_tokens
-from ggq.runtime.kernels.heads import KEY_BLOCK
+from ggq.runtime.kernels.cache import BLOCK, block_bytes
+from ggq.runtime.kernels.cache_types import by_name
 from ggq.runtime.threads import aligned
 
 
 class KVCache:
-    """Room for `n_ctx` positions in every layer; pages are touched only as positions are used."""
+    """Room for `n_ctx` positions in every layer; pages are touched only as positions are used.
 
-    def __init__(self, n_layer: int, n_head_kv: int, head_dim: int, n_ctx: int) -> None:
-        # The last tile of a prompt looks up to a tile beyond its last token.
-        room = n_ctx + tile_tokens()
-        self.positions = -(-room // KEY_BLOCK) * KEY_BLOCK
-        self._layer_bytes = 2 * n_head_kv * head_dim * self.positions
-        self._memory = aligned(2 * n_layer * self._layer_bytes)
+    `type_k` and `type_v` are names of cache types. Raises UsageError for those there are not, and
+    for those that cannot hold heads of `head_dim`.
+    """
+
+    def __init__(
+        self, n_layer: int, n_head_kv: int, head_dim: int, n_ctx: int,
+        type_k: str = "f16", type_v: str = "f16",
+    ) -> None:  # fmt: skip
+        self.key_type, self.value_type = by_name(type_k, head_dim), by_name(type_v, head_dim)
+        self.blocks = -(-n_ctx // BLOCK)
+        self.positions = self.blocks * BLOCK
+        head_bytes = self.blocks * block_bytes(self.key_type, self.value_type, head_dim)
+        self._layer_bytes = n_head_kv * head_bytes
+        self._memory = aligned(n_layer * self._layer_bytes)
 
     @property
     def position_bytes(self) -> int:
         """Bytes that hold one position in one layer."""
-        return 2 * self._layer_bytes // self.positions
+        return self._layer_bytes // self.positions
 
-    def addresses(self, layer: int) -> tuple[int, int]:
-        """Addresses of the keys and of the values of one layer."""
-        keys = self._memory.ctypes.data + 2 * layer * self._layer_bytes
-        return keys, keys + self._layer_bytes
+    def address(self, layer: int) -> int:
+        """Address of one layer's blocks."""
+        return int(self._memory.ctypes.data) + layer * self._layer_bytes

@@ -17,7 +17,8 @@ from ggq.metadata import Metadata
 from ggq.reader import Reader, Tensor
 from ggq.runtime import arch, generation, tokenizer
 from ggq.runtime.arch import HParams, check_tensors
-from ggq.runtime.kernels.heads import HEAD_STEP
+from ggq.runtime.kernels.cache import HEAD_STEP
+from ggq.runtime.kernels.cache_types import by_name as cache_type
 from ggq.runtime.prefetch import Prefetch
 from ggq.runtime.session import Session
 from ggq.runtime.threads import Team, physical_cores
@@ -30,22 +31,28 @@ _DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
 
 
 def load(
-    path: str | os.PathLike[str], *, n_threads: int = 0, mapped: bool = True, exact: bool = False
-) -> Model:
+    path: str | os.PathLike[str], *, n_threads: int = 0, mapped: bool = True, exact: bool = False,
+    cache_type_k: str = "f16", cache_type_v: str = "f16",
+) -> Model:  # fmt: skip
     """Open a model. `n_threads` 0 means one per physical core; without `mapped` it is read whole.
 
     With `exact` activations stay singles instead of being rounded to bytes for quantized weights:
-    about half the speed, and the logits are those of the weights as they are.
+    about half the speed, and the logits are those of the weights as they are. Keys and values of
+    past positions are kept as f32, f16, bf16, q8_0 or q4_0.
     Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
     ggq does not implement.
     """
-    return Model(Reader(path, mapped=mapped), n_threads, exact=exact)
+    types = {"cache_type_k": cache_type_k, "cache_type_v": cache_type_v}
+    return Model(Reader(path, mapped=mapped), n_threads, exact=exact, **types)
 
 
 class Model:
     """Weights of one file, read where they lie in the memory map, and a team of threads."""
 
-    def __init__(self, reader: Reader, n_threads: int = 0, *, exact: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, n_threads: int = 0, *, exact: bool = False,
+        cache_type_k: str = "f16", cache_type_v: str = "f16",
+    ) -> None:  # fmt: skip
         if n_threads < 0:
             raise UsageError(f"wanted a number of threads, or 0 for all cores, not {n_threads}")
         self.reader = reader
@@ -58,6 +65,9 @@ class Model:
         _check_heads(self.arch.name, self.hparams)
         self.n_threads = n_threads or physical_cores()
         self.exact = exact
+        self._cache_types = cache_type_k, cache_type_v
+        for name in self._cache_types:
+            cache_type(name, self.hparams.head_dim)
         self._opening = threading.Lock()
         self._team: Team | None = None
         self._prefetch: Prefetch | None = None
@@ -85,9 +95,10 @@ class Model:
 
         return Chat(self.metadata, self.tokenizer)
 
-    def session(self, n_ctx: int = 0) -> Session:
+    def session(self, n_ctx: int = 0, *, cache_type_k: str = "", cache_type_v: str = "") -> Session:
         """A new text. `n_ctx` 0 means all the model was trained for. Raises OutOfMemoryError.
 
+        Without cache types those given to `load` are used.
         Sessions are independent; threads may each use one, and take turns. Raises ValueError once
         the model is closed.
         """
@@ -100,7 +111,8 @@ class Model:
             self._prefetch = self._prefetch or Prefetch(self.tensors.values())
         return Session(
             self.arch, self.hparams, self.tensors, self._team, n_ctx or self.hparams.n_ctx,
-            exact=self.exact,
+            exact=self.exact, cache_type_k=cache_type_k or self._cache_types[0],
+            cache_type_v=cache_type_v or self._cache_types[1],
         )  # fmt: skip
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:

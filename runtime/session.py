@@ -46,13 +46,13 @@ class Session:
 
     def __init__(
         self, arch: Arch, h: HParams, tensors: Mapping[str, Tensor], team: Team, n_ctx: int,
-        *, exact: bool = False,
+        *, exact: bool = False, cache_type_k: str = "f16", cache_type_v: str = "f16",
     ) -> None:  # fmt: skip
         self.n_ctx = n_ctx
         self.n_past = 0
         self._exact = exact
         self._arch, self._h, self._tensors, self._team = arch, h, tensors, team
-        self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx)
+        self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx, cache_type_k, cache_type_v)
         self._ropes: dict[Hashable, RopeTable] = {}
         self._programs: dict[tuple[Phase, int], tuple[Program, Logits]] = {}
         self._state = np.zeros(STATE_WORDS, np.int64)

@@ -14,6 +14,7 @@ from ggq.jit.lang import (
     i16,
     i32,
     load,
+    maximum,
     select,
     shuffle,
     splat,
@@ -107,6 +108,11 @@ class Generic:
     def round_even(self, x: Value) -> Value:
         """f32[n] -> nearest integer as f32, halves to even; |x| < 2^22."""
         return (x + 12582912.0) - 12582912.0  # 1.5 * 2^23: the adder itself rounds
+
+    def times_power_of_2(self, x: Value, n: Value) -> Value:
+        """x * 2^n for f32 lanes, n whole and at most 127; 0 where n is below -126."""
+        power = (maximum(n, -127.0).to(i32) + 127) << 23
+        return x * power.bits(x.type)
 
     def half_to_single(self, h: Value) -> Value:
         """f16 bits u16[n] -> f32[n], exact (subnormals, infinities and NaN included)."""

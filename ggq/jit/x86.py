@@ -121,6 +121,15 @@ class Avx512(AvxVnni):
             picked, place = [select(odd, b, a) for a, b in pairs], 2 * place
         return picked[0]
 
+    def times_power_of_2(self, x: Value, n: Value) -> Value:
+        lanes = x.type.lanes
+        if lanes not in (4, 8, 16):
+            return super().times_power_of_2(x, n)
+        name = f"llvm.x86.avx512.mask.scalef.ps.{32 * lanes}"
+        always = [x, const(i16 if lanes == 16 else i8, -1)]
+        rounding = [const(i32, 4)] if lanes == 16 else []
+        return call(name, x.type, x, n, *always, *rounding)
+
     def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
         n = a.type.lanes
         if n not in (8, 16, 32):

@@ -23,6 +23,19 @@ def exp(x: Value) -> Value:
     return y * power.bits(x.type)
 
 
+def exp2(x: Value) -> Value:
+    """2^x for f32 lanes up to 0, within 2 units of the last place; 0 below -127.
+
+    x = n + r; the polynomial in r has the least largest relative error of its degree, 7.5e-8.
+    """
+    n = target().round_even(x)
+    r = x - n
+    p = const(x.type, 0.00132764721678)
+    for c in (0.00967554133102, 0.0555071327288, 0.24022119724, 0.693146967065, 1.00000007165):
+        p = fma(p, r, const(x.type, c))
+    return target().times_power_of_2(p, n)
+
+
 def tanh(x: Value) -> Value:
     """Hyperbolic tangent of f32 lanes."""
     return const(x.type, 1.0) - const(x.type, 2.0) / (exp(x * 2.0) + 1.0)

@@ -1,8 +1,7 @@
 """Between projections and attention: head norms, rotary positions, and filling the KV cache.
 
-Cache of one layer, half precision: keys [kv head][position / 16][dim][16], so that 16 scores come
-from one vector per dimension; values [kv head][position][dim].
-Source of rotary positions: Su et al. 2021, arXiv:2104.09864.
+Source of rotary positions: Su et al. 2021, arXiv:2104.09864; of turning what a cache of few bits
+keeps: Ashkboos et al. 2024, arXiv:2404.00456, in the form of llama.cpp src/llama-kv-cache.cpp.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Value, f32, load, loop, select, shuffle, store, when
+from ggq.jit.lang import Value, const, f32, load, loop, shuffle, store, when
 from ggq.runtime.kernels._op import Op, Single, Thread
+from ggq.runtime.kernels.cache import HEAD_STEP, Cache, CacheType
 from ggq.runtime.kernels.norm import normalize
 
-KEY_BLOCK = 16  # positions of one block of keys
-_STEP = 4  # dimensions, or pairs of them, handled at once
-HEAD_STEP = 2 * _STEP  # every head has a multiple of so many dimensions
+_STEP = HEAD_STEP // 2  # pairs of dimensions handled at once
+TURNED = 64  # dimensions a Hadamard matrix turns
 
 
 def _rotate(x: Value, dims: Value, table: Value, neox: bool) -> None:
@@ -37,60 +36,103 @@ def _rotate(x: Value, dims: Value, table: Value, neox: bool) -> None:
             store(x + i * 8, shuffle(low, mixed, high), 4)
 
 
-def key_address(cache: Value, head: Value, position: Value, ctx: Value, dims: Value) -> Value:
-    """Address of dimension 0 of one key; the next dimension is 2 * KEY_BLOCK bytes on."""
-    block = head * (ctx // KEY_BLOCK) + position // KEY_BLOCK
-    return cache + block * dims * (2 * KEY_BLOCK) + position % KEY_BLOCK * 2
+def turn(x: Value, dims: Value) -> None:
+    """Multiply every TURNED dimensions of x f32[dims] by the orthonormal Hadamard matrix.
+
+    It is its own inverse. Heads that are no multiple of TURNED stay as they are.
+    """
+    lanes = target().lanes
+    with when((dims % TURNED).eq(0)):
+        for first in loop(0, dims, TURNED):
+            parts = [load(f32 * lanes, x + (first + i) * 4, 4) for i in range(0, TURNED, lanes)]
+            distance = 1
+            while distance < TURNED:
+                parts = _butterfly(parts, distance)
+                distance *= 2
+            for i, part in enumerate(parts):
+                store(x + (first + i * lanes) * 4, part * TURNED**-0.5, 4)
+
+
+def _butterfly(parts: list[Value], distance: int) -> list[Value]:
+    """Sums and differences of numbers so far apart."""
+    lanes = parts[0].type.lanes
+    if distance >= lanes:
+        apart = distance // lanes
+        return [
+            parts[i - apart] - part if i & apart else part + parts[i + apart]
+            for i, part in enumerate(parts)
+        ]
+    signs = const(f32 * lanes, [-1 if i & distance else 1 for i in range(lanes)])
+    partner = [i ^ distance for i in range(lanes)]
+    return [shuffle(part, partner) + part * signs for part in parts]
+
+
+class Heads:
+    """Makes queries, keys and values of the heads of projections, for one layer's cache."""
+
+    def __init__(
+        self, cache: Cache, neox: bool, rope_dims: Value, table: Value, eps: Value
+    ) -> None:
+        self._cache, self._neox = cache, neox
+        self._rope_dims, self._table, self._eps = rope_dims, table, eps
+
+    def query(self, x: Value, norm: Value, position: Value, out: Value) -> None:
+        """out f32[dims] = x normalized (with weights at `norm`, unless 0) and rotated."""
+        dims = self._cache.dims
+        with when(norm.ne(0)):
+            normalize(x, norm, dims, self._eps, out)
+        with when(norm.eq(0) & x.ne(out)):
+            _copy(x, dims, out)
+        table = self._table + position * self._rope_dims * 4
+        _rotate(out, self._rope_dims, table, self._neox)
+        if self._cache.key_type.rotated:
+            turn(out, dims)
+
+    def key(self, x: Value, norm: Value, head: Value, position: Value, work: Value) -> None:
+        """Keep what is made of x as a query is; `work` f32[dims], which may be x."""
+        self.query(x, norm, position, work)
+        self._cache.store_key(head, position, work)
+
+    def value(self, x: Value, head: Value, position: Value, work: Value) -> None:
+        """Keep x; `work` f32[dims], which may be x."""
+        if self._cache.value_type.rotated:
+            with when(x.ne(work)):
+                _copy(x, self._cache.dims, work)
+            turn(work, self._cache.dims)
+            x = work
+        self._cache.store_value(head, position, x)
+
+
+def _copy(x: Value, dims: Value, out: Value) -> None:
+    for d in loop(0, dims, HEAD_STEP):
+        store(out + d * 4, load(f32 * HEAD_STEP, x + d * 4, 4), 4)
 
 
 @cache
-def heads(neox: bool, one_token: bool) -> Op:
-    """Rotate queries in place; rotate keys into the cache; copy values into the cache.
+def heads(neox: bool, key_type: CacheType, value_type: CacheType) -> Op:
+    """Make queries in place, keep keys and values; threads share the tokens.
 
-    With one token the threads share the heads, else they share the tokens. `q_norm` and `k_norm`
-    are weights of a norm over each head, or 0 for none.
+    `q_norm` and `k_norm` are weights of a norm over each head, or 0 for none.
     """
 
     def body(
         t: Thread, q: Value, q_stride: Value, k: Value, k_stride: Value, v: Value, v_stride: Value,
         n_head: Value, n_head_kv: Value, dims: Value, rope_dims: Value, table: Value,
-        q_norm: Value, k_norm: Value, eps: Single, keys: Value, values: Value, ctx: Value,
+        q_norm: Value, k_norm: Value, eps: Single, cache: Value, blocks: Value,
     ) -> None:  # fmt: skip
-        def one_head(head: Value, token: Value) -> None:
+        layer = Cache(key_type, value_type, cache, blocks, dims)
+        made = Heads(layer, neox, rope_dims, table, eps)
+        begin, end = t.share_tokens()
+        for token in loop(begin, end):
             position = t.position + token
-            is_query = head < n_head
-            is_key = (head < n_head + n_head_kv) & ~is_query
-            row = select(is_query, q + token * q_stride, k + token * k_stride)
-            x = row + select(is_query, head, head - n_head) * dims * 4
-            weight = select(is_query, q_norm, k_norm)
-            with when((is_query | is_key) & weight.ne(0)):
-                normalize(x, weight, dims, eps, x)
-            with when(is_query | is_key):
-                _rotate(x, rope_dims, table + position * rope_dims * 4, neox)
-            with when(is_key):
-                out = key_address(keys, head - n_head, position, ctx, dims)
-                for d in loop(0, dims, _STEP):
-                    half = target().single_to_half(load(f32 * _STEP, x + d * 4, 4))
-                    for j in range(_STEP):
-                        store(out + (d + j) * (2 * KEY_BLOCK), half[j], 2)
-            with when(~(is_query | is_key)):
-                own = head - n_head - n_head_kv
-                x = v + token * v_stride + own * dims * 4
-                out = values + (own * ctx + position) * dims * 2
-                for d in loop(0, dims, _STEP):
-                    half = target().single_to_half(load(f32 * _STEP, x + d * 4, 4))
-                    store(out + d * 2, half, 2)
-
-        total = n_head + n_head_kv + n_head_kv
-        if one_token:
-            begin, end = t.share(total)
-            for head in loop(begin, end):
-                one_head(head, head * 0)
-        else:
-            begin, end = t.share_tokens()
-            for token in loop(begin, end):
-                for head in loop(total):
-                    one_head(head, token)
+            for head in loop(n_head):
+                x = q + token * q_stride + head * dims * 4
+                made.query(x, q_norm, position, x)
+            for head in loop(n_head_kv):
+                x = k + token * k_stride + head * dims * 4
+                made.key(x, k_norm, head, position, x)
+                x = v + token * v_stride + head * dims * 4
+                made.value(x, head, position, x)
 
     kind = "neox" if neox else "norm"
-    return Op(f"heads.{kind}.{'one' if one_token else 'all'}", body)
+    return Op(f"heads.{kind}.{key_type.name}.{value_type.name}", body)
