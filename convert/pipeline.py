@@ -132,7 +132,6 @@ def convert(
     writer = Writer(out, metadata, [tensor.info for tensor in plan.tensors], split=split)
     refuse_overwriting(writer.paths, source.files)
     tensors = {tensor.info.name: tensor for tensor in source.tensors}
-    refuse_unwritable(plan, tensors)
     stages = Stages(threads or available_threads(), writer.clock)
     encoded = _encoded(chunks(plan, tensors, imatrix), stages)
     with writer, Progress(plan.n_weights, progress) as bar, closing(encoded):
@@ -197,17 +196,6 @@ def refuse_overwriting(outputs: list[Path], sources: list[Path]) -> None:
         for source in sources:
             if same_file(output, source):
                 raise UsageError(f"{output}: this is the source file {source}; name another output")
-
-
-def refuse_unwritable(plan: Plan, tensors: dict[str, TensorSource]) -> None:
-    """Raise QuantizeError if a tensor is to get a type that no quantizer exists for."""
-    for planned in plan.tensors:
-        copied = planned.copied and tensors[planned.name].has_stored
-        if not copied and planned.type.name != "F32" and not planned.type.can_quantize:
-            raise QuantizeError(
-                f"tensor {planned.name}: {planned.type} cannot be written yet; "
-                "choose another --type or --tensor-type"
-            )
 
 
 def available_threads() -> int:

@@ -34,7 +34,7 @@ def main() -> None:
         if not family.can_quantize:
             continue
         for shape in ((1, family.weights), (3, 5 * family.weights), (16, 2 * family.weights)):
-            for weighted in {False, family.uses_importance}:
+            for weighted in {family.needs_importance, family.uses_importance}:
                 for place in places:
                     print(f"{family}, {shape}, importance: {weighted}", flush=True)
                     check(family, shape, weighted, place)

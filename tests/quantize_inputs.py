@@ -150,6 +150,7 @@ def block_inputs(rows: int = 4, cols: int = 2048) -> dict[str, F32Array]:
     random = seeded("block", shape, 1.0, seed=4)
     outliers = random.copy()
     outliers[:, ::97] *= np.float32(1000)
+    magnitudes = seeded("magnitudes", shape, 8.0, seed=4).astype(np.int32)
     bf16 = (random.view(np.uint32) & 0xFFFF0000).view(np.float32)
     return {
         "random": random,
@@ -161,4 +162,22 @@ def block_inputs(rows: int = 4, cols: int = 2048) -> dict[str, F32Array]:
         "tiny": random * np.float32(1e-7),
         "large": random * np.float32(3e3),
         "sparse": np.where(random > 1.5, random, 0).astype(np.float32),
+        "nearly subnormal": random * np.float32(3e-38),
+        "near the smallest group": random * np.float32(3e-15),
+        "offset": random * np.float32(1e-3) - np.float32(20),
+        "few levels": np.round(random * np.float32(2)) / np.float32(4),
+        "one sign": np.abs(random),
+        "spread": np.ldexp(random, magnitudes).clip(-3e4, 3e4),
+    }
+
+
+def block_importances(cols: int = 2048) -> dict[str, F32Array]:
+    """Kind -> f32[cols]: importance for these weights."""
+    uneven = np.abs(seeded("importance", (cols,), 1.0, seed=4)) ** 3
+    return {
+        "even": np.ones(cols, np.float32),
+        "uneven": uneven,
+        "holes": np.where(uneven > 0.1, uneven, 0).astype(np.float32),
+        "wild": np.ldexp(uneven, seeded("wild", (cols,), 15.0, seed=4).astype(np.int32)),
+        "zero": np.zeros(cols, np.float32),
     }

@@ -343,13 +343,3 @@ def test_help_is_quick_and_imports_no_compiler() -> None:
         "--allow-requantize",
     ):  # fmt: skip
         assert flag in done.stdout
-
-
-def test_unimplemented_preset_is_refused_before_writing(
-    tool: Tool, wide: Path, tmp_path: Path
-) -> None:
-    """Types of the IQ1 to IQ3 families are read, and not written yet."""
-    out = tmp_path / "out.gguf"
-    assert tool(wide, out, "--type", "iq3_s") == 3
-    assert "IQ3_S cannot be written yet" in tool.error
-    assert not out.exists()

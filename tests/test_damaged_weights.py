@@ -36,7 +36,8 @@ def write_damaged(path: Path, family: BlockType, value: float) -> Path:
     """A model with one matrix of this type, whose first scale (or weight) is `value`."""
     tensors = {spec.name: spec for spec in gguf_tensors("qwen3", WIDE.config, WIDE.tensors())}
     x = np.asarray(tensors[DAMAGED].data, np.float32)
-    rows = family.quantize(x).copy()
+    importance = np.ones(x.shape[1], np.float32)
+    rows = family.quantize(x, importance).copy()
     if family.name in SINGLES:
         x = x.copy()
         x[0, 0] = value

@@ -35,6 +35,7 @@ class BlockType:
     weights: ClassVar[int]
     layout: ClassVar[np.dtype[Any]]
     uses_importance: ClassVar[bool] = False  # whether quantize heeds importance
+    needs_importance: ClassVar[bool] = False  # whether it refuses to go without
     uses_row_squares: ClassVar[bool] = False  # whether it then needs the mean square of each row
 
     @property
@@ -86,6 +87,10 @@ class BlockType:
         from ggq.blocks._quantize import quantize
 
         return quantize(self, x, importance, threads)
+
+    def quantize_tables(self) -> U8:
+        """u8[n]: what `quantize_lanes` looks up, too large for the kernel itself."""
+        return np.empty(0, np.uint8)
 
     # -- traced: what a family file gives, see ggq/jit/lang.py ---------------------------------
 

@@ -51,7 +51,7 @@ class Tile:
     """Vectors in memory: element i holds number i of the block in each lane."""
 
     def __init__(self, length: int, type: Type = f32, address: Value | None = None) -> None:
-        self.type = lanes(type)
+        self.type, self.length = lanes(type), length
         self.address = scratch(length * self.type.nbytes) if address is None else address
 
     @classmethod
@@ -113,12 +113,14 @@ class Arguments(NamedTuple):
     columns: Value
     first: Value
     row_squares: Value
+    tables: Value
     refused: Value
 
 
 class Lanes:
     """As many blocks as the vector has lanes; `x` holds their weights.
 
+    `tables` is the address of what the family's `quantize_tables` gives.
     `refused` keeps the number of the first group in which a lane's block was refused.
     """
 
@@ -132,6 +134,7 @@ class Lanes:
         self._out = arguments.out + at * family.nbytes
         self._first = arguments.first + at
         self._codes = scratch(family.weights)
+        self.tables = arguments.tables
         self.x = Tile(family.weights)
         self._load()
 
@@ -187,10 +190,15 @@ class Lanes:
             for i in loop(count):
                 block.put(field, values.lane(block.lane, i), i)
 
-    def put_half(self, field: str, x: Value) -> Value:
-        """Write a scale in half precision, giving what was stored; an infinite one is refused."""
+    def half(self, x: Value) -> Value:
+        """u16: a scale in half precision; an infinite one is refused."""
         half = target().single_to_half(x)
         self.refuse((half.to(u32) & 0x7FFF) >= 0x7C00)
+        return half
+
+    def put_half(self, field: str, x: Value) -> Value:
+        """Write a scale in half precision, giving what was stored; an infinite one is refused."""
+        half = self.half(x)
         self.put(field, half)
         return target().half_to_single(half)
 

@@ -46,12 +46,12 @@ _CHUNK = 1 << 18  # weights a thread takes at a time
 
 @cache
 def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
-    """Kernel(x, out, groups, importance, columns, first, row_squares, refused).
+    """Kernel(x, out, groups, importance, columns, first, row_squares, tables, refused).
 
     x f32[groups * lanes, weights], out u8[groups * lanes, nbytes]: as many blocks as fill vectors.
     `importance` f32[columns * weights] of a row, `first` the number of the first block in the
-    tensor, `row_squares` f32[rows]. `refused` i64: left alone, or set to the first block, of those
-    given, that cannot be stored.
+    tensor, `row_squares` f32[rows], `tables` what the family's `quantize_tables` gives. `refused`
+    i64: left alone, or set to the first block, of those given, that cannot be stored.
     """
 
     def body(*values: Value) -> None:
@@ -65,7 +65,7 @@ def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
             store(given.refused, (earliest * n + lane).to(i64))
 
     suffix = ".importance" if weighted else ""
-    return Kernel(f"quantize.{family.name}{suffix}", body, 8)
+    return Kernel(f"quantize.{family.name}{suffix}", body, 9)
 
 
 @cache
@@ -98,6 +98,8 @@ def quantize(family: BlockType, x: F32, importance: F32 | None, threads: int) ->
     rows, cols = x.shape
     out = np.empty((rows, family.row_bytes(cols)), np.uint8)
     importance = _checked(importance, cols) if family.uses_importance else None
+    if importance is None and family.needs_importance:
+        raise QuantizeError(f"{family} tensors need the importance of every column")
     quantize_into(family, x, importance, out, threads)
     return out
 
@@ -140,6 +142,7 @@ class _Job:
         self.kernel = quantize_kernel(family, importance is not None)
         self.group = target().lanes
         self.row_squares = np.zeros(len(x) + self.group, np.float32)
+        self.tables = family.quantize_tables()
 
     def run(self, threads: int) -> None:
         whole = len(self.x) // self.group * self.group
@@ -179,7 +182,7 @@ class _Job:
             x.ctypes.data, out.ctypes.data, len(x) // self.group,
             0 if weights is None else weights.ctypes.data,
             self.rows.shape[1] // self.family.weights, first,
-            self.row_squares.ctypes.data, refused.ctypes.data,
+            self.row_squares.ctypes.data, self.tables.ctypes.data, refused.ctypes.data,
         )  # fmt: skip
         if refused[0] >= 0:
             self._refuse(first + int(refused[0]))

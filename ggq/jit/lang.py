@@ -73,8 +73,10 @@ __all__ = [
     "i16",
     "i32",
     "i64",
+    "lane_bits",
     "load",
     "loop",
+    "lowest_bit",
     "maximum",
     "minimum",
     "prefetch",
@@ -284,6 +286,16 @@ def hsum(v: Value) -> Value:
 def hmax(v: Value) -> Value:
     """Largest lane."""
     return _fold(v, maximum)
+
+
+def lowest_bit(x: Value) -> Value:
+    """Place of the lowest bit that is set, in a scalar that is not zero."""
+    return call(f"llvm.cttz.{x.type.suffix}", x.type, x, const(bit, 1))
+
+
+def lane_bits(condition: Value) -> Value:
+    """u32: the bits of up to 32 lanes, the first one lowest."""
+    return condition.bits(Type("u", condition.type.lanes)).to(u32)
 
 
 def loop(start: Any, stop: Any = None, step: Any = 1) -> Iterator[Value]:
