@@ -24,6 +24,7 @@ class TOY3(SmallBlock):
 
     id = 201
     layout = fields(("qs", "u1", (32,)), ("d", "<f2"))
+    parts = 1
     offset = 4
 
     def codes(self, blocks):

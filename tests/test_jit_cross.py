@@ -123,4 +123,4 @@ def test_threads_of_arm_wait_for_each_other_in_order(form: str, folder: Path) ->
 @pytest.mark.parametrize("form", ARM_FORMS)
 def test_arm_converts_halves_by_instruction(form: str, folder: Path) -> None:
     assert "fcvt" in (folder / form / "matvec.Q8_0.s").read_text()
-    assert "fcvtn" in (folder / form / "heads.neox.one.s").read_text()
+    assert "fcvtn" in (folder / form / "heads.neox.f16.f16.s").read_text()

@@ -17,7 +17,7 @@ def test_every_flag_named_exists() -> None:
     sources = "".join(
         path.read_text(encoding="utf-8")
         for folder in ("convert", "runtime", "ggq")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     )
     shown = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     own = [line for block in shown for line in block.splitlines() if line.startswith("ggq")]
