@@ -17,11 +17,12 @@ from ggq.metadata import Metadata
 from ggq.reader import Reader, Tensor
 from ggq.runtime import arch, generation, tokenizer
 from ggq.runtime.arch import HParams, check_tensors
+from ggq.runtime.cores import usable_cores
 from ggq.runtime.kernels.cache import HEAD_STEP
 from ggq.runtime.kernels.cache_types import by_name as cache_type
 from ggq.runtime.prefetch import Prefetch
 from ggq.runtime.session import Session
-from ggq.runtime.threads import Team, physical_cores
+from ggq.runtime.threads import Team
 
 if TYPE_CHECKING:
     from ggq.runtime.chat import Chat
@@ -63,7 +64,7 @@ class Model:
         _check_types(reader.tensors)
         _check_vectors(reader.tensors)
         _check_heads(self.arch.name, self.hparams)
-        self.n_threads = n_threads or physical_cores()
+        self.n_threads = n_threads or usable_cores()
         self.exact = exact
         self._cache_types = cache_type_k, cache_type_v
         for name in self._cache_types:

@@ -1,15 +1,15 @@
 """Long-lived threads that run compiled programs together, and cost nothing between runs.
 
-Inside a run they meet at spin barriers. Between runs a worker spins for a moment, then parks on an
+Inside a run they meet at barriers. Between runs a worker spins for a moment, then parks on an
 event; `Team.run` wakes exactly those that are parked. The caller's thread is number 0.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -17,27 +17,13 @@ import numpy.typing as npt
 
 from ggq.errors import OutOfMemoryError
 from ggq.runtime.kernels import execute
-from ggq.runtime.kernels._op import Step
+from ggq.runtime.kernels._op import N_TOKENS, Step
+from ggq.runtime.pace import Clocks, Pace
 
 I64 = npt.NDArray[np.int64]
 _MAPPED = 1 << 22  # bytes from which memory is mapped rather than allocated
+_PIECE_BARRIERS = 8  # of a prompt's program between two looks for Ctrl-C
 _SPINS = 20_000  # looks for new work before parking, each some tens of cycles
-
-
-def physical_cores() -> int:
-    """Cores this process may use, counting the two halves of a hyper-threaded core once."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                cores.add(file.read())
-        except OSError:
-            return len(allowed)
-    return len(cores)
 
 
 def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
@@ -80,9 +66,16 @@ class Program:
     ) -> None:
         self.operations = operations
         self.steps = steps
+        self.pieces = _pieces(operations)
         self.own_bytes = -(-own_bytes // 4096) * 4096 + 128
         self.own = aligned(self.own_bytes * threads)
         self._keep = keep
+
+
+def _pieces(operations: I64) -> list[I64]:
+    """Parts of a program, each of which ends with a barrier."""
+    barriers = np.flatnonzero(operations[:, 0] == 0)
+    return np.split(operations, barriers[_PIECE_BARRIERS - 1 :: _PIECE_BARRIERS] + 1)
 
 
 class Team:
@@ -105,13 +98,15 @@ class Team:
         ]
         for worker in self._workers:
             worker.start()
+        self._pace = Pace(count)
+        self._clocks = Clocks(self._workers)
 
     def _work(self, index: int) -> None:
         seen = np.zeros(1, np.int64)
         wake = self._wake[index]
         quit_word = self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)
         while not quit_word[0]:
-            execute.work(self._at, index, self.count, seen.ctypes.data, _SPINS)
+            execute.work(self._at, index, seen.ctypes.data, _SPINS)
             wake.wait()
             wake.clear()
 
@@ -128,21 +123,40 @@ class Team:
         """
         with self._lock:
             self.require_open()
-            before = self._runs[0]
-            try:
-                execute.kick(
-                    self._at, self.count, program.operations.ctypes.data, len(program.operations),
-                    state.ctypes.data, program.own.ctypes.data, program.own_bytes,
-                    0 if stamps is None else stamps.ctypes.data, self._parked.ctypes.data,
-                )  # fmt: skip
-            finally:
-                # Ctrl-C may arrive right here: what the workers have begun must be led to its end.
-                if self._runs[0] != before:
-                    self._wake_parked()
-                    execute.lead(self._at, self.count)
+            if stamps is not None:
+                self._run(program.operations, program, state, stamps.ctypes.data, self.count)
+            elif state[N_TOKENS] == 1:
+                self._run_measured(program, state)
+            else:
+                # Between the pieces Python can see that Ctrl-C was pressed.
+                for piece in program.pieces:
+                    self._run(piece, program, state, 0, self._pace.count)
 
-    def _wake_parked(self) -> None:
-        for index in range(1, self.count):
+    def _run_measured(self, program: Program, state: I64) -> None:
+        """A token: many of them alike, so they tell how many threads are best."""
+        count = self._pace.count
+        start, busy = time.perf_counter(), self._clocks.read(count)
+        self._run(program.operations, program, state, 0, count)
+        seconds, after = time.perf_counter() - start, self._clocks.read(count)
+        if len(after) == count:
+            least = min(end - begin for begin, end in zip(busy, after, strict=True))
+            self._pace.note(seconds, 1.0 - least / seconds)
+
+    def _run(self, operations: I64, program: Program, state: I64, stamps: int, count: int) -> None:
+        before = self._runs[0]
+        try:
+            execute.kick(
+                self._at, count, operations.ctypes.data, len(operations), state.ctypes.data,
+                program.own.ctypes.data, program.own_bytes, stamps, self._parked.ctypes.data,
+            )  # fmt: skip
+        finally:
+            # Ctrl-C may arrive right here: what the workers have begun must be led to its end.
+            if self._runs[0] != before:
+                self._wake_parked(count)
+                execute.lead(self._at, count)
+
+    def _wake_parked(self, count: int) -> None:
+        for index in range(1, count):
             if self._parked[index] == execute.PARKED:
                 self._wake[index].set()
 

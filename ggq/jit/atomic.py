@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import sys
+
 from ggq.jit import isa
-from ggq.jit.lang import Value, call, i64, trace
+from ggq.jit.lang import Value, call, const, i32, i64, trace
+
+# Number of the system call; uapi/asm-generic/unistd.h, arch/x86/entry/syscalls/syscall_64.tbl.
+_FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine() if sys.platform == "linux" else "")
+_WAIT, _WAKE = 128, 129  # FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE
 
 
 def atomic_load(address: Value) -> Value:
@@ -43,3 +50,22 @@ def pause() -> None:
     hint = isa.target().pause_intrinsic
     if hint:
         call(hint[0], None, *hint[1]())
+
+
+def sleep_while(address: Value, expected: Value) -> None:
+    """Let this thread sleep while a 64-bit word holds `expected`; it may wake for no reason.
+
+    Where the system has no such sleep, others are offered the core for a moment.
+    """
+    if _FUTEX is None:
+        call("SwitchToThread" if sys.platform == "win32" else "sched_yield", i32)
+        return
+    # The low half of the word is compared, which is as good: it changes with every step.
+    call("syscall", i64, const(i64, _FUTEX), address, const(i64, _WAIT), expected, const(i64, 0))
+
+
+def wake_all(address: Value) -> None:
+    """Wake the threads that sleep on a word; it must have been changed before."""
+    if _FUTEX is not None:
+        everybody = const(i64, (1 << 31) - 1)
+        call("syscall", i64, const(i64, _FUTEX), address, const(i64, _WAKE), everybody)

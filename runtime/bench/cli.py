@@ -109,10 +109,10 @@ def _run(args: argparse.Namespace) -> int:
         raise UsageError(f"-ub {wrong[0]}: prompts are run {MODEL_BATCH} tokens at a time at most")
 
     from ggq.runtime.bench import report
+    from ggq.runtime.cores import usable_cores
     from ggq.runtime.hub import find_model
-    from ggq.runtime.threads import physical_cores
 
-    threads = args.threads or [physical_cores()]
+    threads = args.threads or [usable_cores()]
     tests = list(cases(args, [str(find_model(name)) for name in names], threads))
     rows = _rows(args, tests) if names else _roofline_rows(threads)
     columns = report.columns(tests, limits=not args.no_roofline) if names else report.MACHINE

@@ -11,8 +11,6 @@ barrier.
 
 from __future__ import annotations
 
-import sys
-
 from ggq.jit import kernel
 from ggq.jit.atomic import (
     atomic_add,
@@ -21,6 +19,8 @@ from ggq.jit.atomic import (
     atomic_replace,
     atomic_store,
     pause,
+    sleep_while,
+    wake_all,
 )
 from ggq.jit.lang import (
     Value,
@@ -28,7 +28,6 @@ from ggq.jit.lang import (
     call,
     call_address,
     const,
-    i32,
     i64,
     load,
     loop,
@@ -40,6 +39,8 @@ from ggq.jit.lang import (
 
 LINE = 128
 RUN, ARRIVALS, BARRIER, PROGRAM = 0, LINE, 2 * LINE, 3 * LINE
+SLEEPERS = ARRIVALS + LINE // 2
+RUN_BITS = 16  # below the number of a run, for how many threads take part in it
 # The program: addresses, counts, and where the threads' own memories start and how long each is.
 OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, STAMPS, QUIT = (PROGRAM + 8 * k for k in range(7))
 WORKERS = 4 * LINE
@@ -55,21 +56,27 @@ def control_bytes(threads: int) -> int:
 def _barrier(control: Value, threads: Value) -> None:
     """Wait until all threads are here.
 
-    Spinning is quickest while every thread has a core. After PATIENCE looks the core is offered to
-    others: the thread waited for may need it, on a machine that has other work too.
+    Spinning is quickest while every thread has a core. After PATIENCE looks the thread sleeps, for
+    the one waited for may need the core, on a machine that has other work too. A thread that slept
+    is let in at once when it is woken; one that spun or yielded waits behind the others.
     """
     number = atomic_load(control + BARRIER)
     arrived = atomic_add(control + ARRIVALS, const(i64, 1))
     is_last = arrived.eq(threads - 1)
     with when(is_last):
         atomic_store(control + ARRIVALS, const(i64, 0))
-        atomic_store(control + BARRIER, number + 1)
+        # In one order for all threads: either a sleeper sees the new number, or it is seen here.
+        atomic_exchange(control + BARRIER, number + 1)
+        with when(atomic_load(control + SLEEPERS).ne(0)):
+            wake_all(control + BARRIER)
     left = var(const(i64, PATIENCE))
     for _ in repeat_while(lambda: atomic_load(control + BARRIER).eq(number)):
         pause()
         left -= 1
         with when(left < 0):
-            call("SwitchToThread" if sys.platform == "win32" else "sched_yield", i32)
+            atomic_add(control + SLEEPERS, const(i64, 1))
+            sleep_while(control + BARRIER, number)
+            atomic_add(control + SLEEPERS, const(i64, -1))
 
 
 def _run(control: Value, thread: Value, threads: Value) -> None:
@@ -114,14 +121,17 @@ def read_cycles(out):  # type: ignore[no-untyped-def]
 
 @kernel
 def kick(control, threads, operations, n_operations, state, own, own_bytes, stamps, parked):  # type: ignore[no-untyped-def]
-    """Start a run: publish the program, then list in `parked` (i64 each) who must be woken."""
+    """Start a run of the first `threads`: publish the program, then list in `parked` (i64 each)
+    who must be woken. The others pass the run over.
+    """
     store(control + OPERATIONS, operations, 8)
     store(control + N_OPERATIONS, n_operations, 8)
     store(control + STATE, state, 8)
     store(control + OWN, own, 8)
     store(control + OWN_BYTES, own_bytes, 8)
     store(control + STAMPS, stamps, 8)
-    atomic_add(control + RUN, const(i64, 1))
+    number = (atomic_load(control + RUN) >> RUN_BITS) + 1
+    atomic_exchange(control + RUN, (number << RUN_BITS) | threads)
     for i in loop(1, threads):
         was = atomic_exchange(control + WORKERS + i * LINE, const(i64, SPINNING))
         store(parked + i * 8, was, 8)
@@ -134,25 +144,29 @@ def lead(control, threads):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def work(control, thread, threads, seen, spins):  # type: ignore[no-untyped-def]
+def work(control, thread, seen, spins):  # type: ignore[no-untyped-def]
     """A worker: run what is kicked off, and return once `spins` looks have found nothing new.
 
-    `seen` is the address of the number of the last run this worker did. On return the worker has
+    `seen` is the address of the number of the last run this worker saw. On return the worker has
     declared itself parked, so the next `kick` knows to wake it.
     """
     word = control + WORKERS + thread * LINE
     going = var(const(bit, 1))
     left = var(spins.value)
     for _ in repeat_while(lambda: going.value):
+        # One word for the run and its threads: who takes no part must not look at the program,
+        # which may be the next one's by then.
         run = atomic_load(control + RUN)
+        threads = run & ((1 << RUN_BITS) - 1)
         is_new = run.ne(load(i64, seen, 8))
         with when(is_new):
             store(seen, run, 8)
-            with when(load(i64, control + QUIT, 8).ne(0)):
-                going.set(const(bit, 0))
-            with when(load(i64, control + QUIT, 8).eq(0)):
-                _run(control, thread, threads)
-            left.set(spins)
+            with when(thread < threads):
+                with when(load(i64, control + QUIT, 8).ne(0)):
+                    going.set(const(bit, 0))
+                with when(load(i64, control + QUIT, 8).eq(0)):
+                    _run(control, thread, threads)
+                left.set(spins)
         with when(~is_new):
             left -= 1
             pause()
