@@ -105,8 +105,8 @@ def _codes(blocks: Blocks) -> list[Value]:
 
 def _half_power(e: Value) -> Value:
     """2^(e - 128), subnormal below e = 2."""
-    bits = maximum(e << 23, const(e.type, 1 << 22))  # 2^(e - 127): subnormal for e = 0
-    return bits.bits(f32 * bits.type.lanes) * 0.5
+    subnormal = const(e.type, 1 << 21) << minimum(e, 1)
+    return select(e < 2, subnormal, (e - 1) << 23).bits(f32 * e.type.lanes)
 
 
 def _nearest(x: Value, scale: Value) -> Value:
