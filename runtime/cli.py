@@ -34,6 +34,8 @@ def main() -> int:
 
 def _run(args: argparse.Namespace) -> int:
     names = [name for name in (args.name, args.model, args.hf_repo) if name]
+    if args.warm_up and len(names) < 2:
+        return _warm_up(args, bool(names))
     if len(names) != 1:
         raise UsageError(f"wanted one model (MODEL, -m or -hf), got {len(names)}; see --help")
     params = sampling(args)
@@ -70,10 +72,28 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _warm_up(args: argparse.Namespace, has_model: bool) -> int:
+    """Compile what a model needs, or every kernel there is."""
+    from ggq.runtime.warm_up import compile_everything
+
+    if has_model:
+        with load_model(args) as model:
+            model.session(1).warm_up()
+        note("every kernel of this model is compiled")
+    else:
+        compiled = compile_everything(PROG)
+        note(f"{compiled} kernels were compiled; all there are are kept now")
+    return 0
+
+
 def load_model(args: argparse.Namespace) -> Model:
     """The model of a command line. Raises NotFoundError, FormatError, UnsupportedModelError."""
+    from ggq.jit import watch
     from ggq.runtime.hub import fetch, find_model, hub_name
     from ggq.runtime.model import load
+    from ggq.runtime.progress import CompileProgress
+
+    watch(CompileProgress(PROG))
 
     path = fetch(hub_name(args.hf_repo)) if args.hf_repo else find_model(args.model or args.name)
     return load(

@@ -31,6 +31,8 @@ def parser() -> Parser:
     for letter, what in (("k", "keys"), ("v", "values")):
         model.add_argument(f"-ct{letter}", f"--cache-type-{letter}", choices=CACHE_TYPES,
                            default="f16", help=f"how {what} are kept (default: f16)")  # fmt: skip
+    model.add_argument("--warm-up", action="store_true",
+                       help="only compile kernels: MODEL's, or all without one")  # fmt: skip
     model.add_argument("--profile", action="store_true",
                        help="tell where time went: per kernel, per layer, at barriers")  # fmt: skip
     model.add_argument("--no-mmap", action="store_true",

@@ -27,6 +27,7 @@ from ggq.runtime.threads import Team
 if TYPE_CHECKING:
     from ggq.runtime.chat import Chat
 
+WITHOUT_WEIGHTS = ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64")  # types of other data
 ROPE_DIVISORS = "rope_freqs.weight"
 _DEFAULT_CONTEXT = 4096  # of the methods that open a session themselves
 
@@ -175,7 +176,7 @@ def _check_types(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if len(tensor.shape) == 1 and tensor.type.name != "F32":
             raise FormatError(f"tensor {name} is a vector of {tensor.type}, wanted F32")
-        if tensor.type.name in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64"):
+        if tensor.type.name in WITHOUT_WEIGHTS:
             raise FormatError(f"tensor {name} has type {tensor.type}, which holds no weights")
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ggq.blocks._frame import tile_tokens
 from ggq.errors import ContextError
+from ggq.jit import prepare, without_code
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import Arch, HParams
 from ggq.runtime.graph import Graph, Phase
@@ -143,11 +144,29 @@ class Session:
         most = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
         tokens = tokens or most.get(phase, tile_tokens())
         if (phase, tokens) not in self._programs:
-            graph = Graph(phase, self._tensors, tokens, self._cache, self._ropes, self._exact)
-            self._arch.forward(graph, self._h)
+            graph = self._graph(phase, tokens)
+            if without_code(graph.kernels()):
+                self._compile()
             assert graph.logits is not None
             self._programs[phase, tokens] = (graph.program(self._team.count), graph.logits)
         return self._programs[phase, tokens]
+
+    def _graph(self, phase: Phase, tokens: int) -> Graph:
+        graph = Graph(phase, self._tensors, tokens, self._cache, self._ropes, self._exact)
+        self._arch.forward(graph, self._h)
+        return graph
+
+    def _compile(self) -> None:
+        """Compile at once what prompts and answers need, on the first run of such a model."""
+        prompt, answer = self._graph(Phase.PREFILL, BATCH), self._graph(Phase.DECODE, 1)
+        prepare([*prompt.kernels(), *answer.kernels()])
+
+    def warm_up(self) -> None:
+        """Compile everything this model can need."""
+        few = [self._graph(Phase.FEW, count) for count in COUNTS]
+        score = self._graph(Phase.SCORE, self._score_tokens())
+        self._compile()
+        prepare([kernel for graph in (*few, score) for kernel in graph.kernels()])
 
     def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
         """Run a phase, or its form for so few tokens; the logits of the last or of all tokens."""

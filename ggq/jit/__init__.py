@@ -16,7 +16,7 @@ from typing import Any
 
 from ggq.jit import cpu, loader, store
 
-__all__ = ["Kernel", "kernel", "prepare"]
+__all__ = ["Kernel", "kernel", "prepare", "watch", "without_code"]
 
 log = logging.getLogger("ggq")
 _lock = threading.RLock()
@@ -64,6 +64,18 @@ def kernel(function: Callable[..., None]) -> Kernel:
     )
 
 
+def watch(show: Callable[[int, int], None]) -> None:
+    """Have `show` called with how many kernels are compiled, of how many, whenever some are."""
+    global _show
+    _show = show
+
+
+def without_code(kernels: list[Kernel]) -> list[Kernel]:
+    """Those that are neither loaded nor kept from an earlier run."""
+    form = cpu.form()
+    return [k for k in kernels if not (k._address or store.has(f"{k.symbol}.{form}.o"))]
+
+
 def prepare(kernels: list[Kernel]) -> None:
     """Load, or compile and keep, the kernels. Each compilation is logged at level INFO."""
     with _lock:
@@ -81,8 +93,18 @@ def prepare(kernels: list[Kernel]) -> None:
                 "compiling kernel %d of %d for this processor (once): %s",
                 number, len(new), each.name,
             )  # fmt: skip
+            _show(number - 1, len(new))
             kept[symbol] = code = compile_kernel(symbol, each._body, each.n_args)
             store.save(f"{symbol}.{form}.o", code)
+        if new:
+            _show(len(new), len(new))
         addresses = {symbol: loader.load(symbol, code) for symbol, code in kept.items() if code}
         for kernel in kernels:
             kernel._address = kernel._address or addresses[kernel.symbol]
+
+
+def _show_nothing(done: int, total: int) -> None:
+    pass
+
+
+_show: Callable[[int, int], None] = _show_nothing

@@ -100,6 +100,11 @@ def _place() -> Path:
     return folder() / _key()
 
 
+def has(name: str) -> bool:
+    """Whether something was kept under a name, good or not."""
+    return (_place() / name).exists()
+
+
 def load(name: str) -> bytes | None:
     """What was kept under a name, or None where there is nothing that can be trusted."""
     path = _place() / name
