@@ -44,7 +44,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Row:
-    """`goals`: ratio wished for, by engine and name of the case. `long`: one run takes minutes."""
+    """`goals`: ratio wished for, by engine and name of the case. `long`: one run takes minutes.
+
+    A round is the mean of `repetitions` runs behind one to warm up, or of one run if it is long.
+    """
 
     file: str
     cases: tuple[Case, ...]
@@ -52,6 +55,7 @@ class Row:
     goals: dict[tuple[str, str], float] = field(default_factory=dict)
     name: str = ""
     long: bool = False
+    repetitions: int = 3
 
     @property
     def key(self) -> str:
@@ -94,7 +98,8 @@ def _rows() -> Iterator[Row]:
     for family in TYPES:
         is_iq = family.startswith("IQ") and not family.startswith("IQ4")
         peers = (*usual, Peer(IK)) if is_iq else usual
-        yield Row(f"1b-{family.lower()}", both, peers, _goals(1.0, 5.0 if is_iq else 1.5))
+        goals = _goals(1.0, 5.0 if is_iq else 1.5)
+        yield Row(f"1b-{family.lower()}", both, peers, goals, repetitions=1)
 
 
 ROWS = {row.key: row for row in _rows()}
