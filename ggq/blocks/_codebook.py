@@ -35,6 +35,7 @@ from ggq.jit.lang import (
 BLOCK = 256
 CHUNK = 16  # codes that stay together
 OFFSET = 64  # of signed levels: with it no code is negative, nor too large for any dot product
+MOST_LOOKED_UP = 1024  # words of a codebook that are looked up in registers
 _BITS = [1 << i for i in range(8)]
 
 Part = tuple[list[int], Value]  # (where each chunk starts, codes)
@@ -42,9 +43,11 @@ Part = tuple[list[int], Value]  # (where each chunk starts, codes)
 
 def signed_codes(grid: Grid, indices: Value, signs: Value, width: int) -> Iterator[Part]:
     """u8[width]: OFFSET + level, or - where a bit of signs u8[32], lowest first, is set."""
-    if target().looks_up_words and width == target().nbytes:
-        unpacked = _unpacked_pairs if grid.dims == 8 else _unpacked_nibbles
-        yield from unpacked(grid, indices, signs)
+    if _in_registers(width):
+        numbered = [*grid.levels, *[0] * ((1 << _level_bits(grid)) - len(grid.levels))]
+        entries = [OFFSET + level for level in numbered], [OFFSET - level for level in numbered]
+        unpacked = _signed_pairs if grid.dims == 8 else _signed_nibbles
+        yield from unpacked(_words(grid, indices), signs, *entries)
         return
     start = _words_in_memory(grid, lambda level: level)
     for starts in _order(width):
@@ -56,13 +59,23 @@ def signed_codes(grid: Grid, indices: Value, signs: Value, width: int) -> Iterat
         yield starts, turned + select(minus, const(u8 * width, OFFSET + 1), OFFSET)
 
 
-def plain_codes(
-    code: Callable[[int], int], grid: Grid, indices: Value, width: int
+def shifted_codes(
+    grid: Grid, code: Callable[[int], int], indices: Value, down: Value, width: int
 ) -> Iterator[Part]:
-    """u8[width]: `code` of every level."""
+    """u8[width]: `code` of a level of eight in a word; 2 less where down u16[32] is not 0."""
+    if _in_registers(width):
+        entries = [code(level) for level in (*grid.levels, 0)]
+        choice = select(down.ne(0), const(u16 * 32, 0x0808), 0)
+        (words,) = _words(grid, indices)
+        for k in range(4):
+            named = ((words >> 2 * k) & 0x0303) | choice
+            yield _weights_of_pairs(k), _named(entries * 2 + [e - 2 for e in entries] * 2, named)
+        return
     start = _words_in_memory(grid, code)
+    less = select(down.ne(0), const(u8 * 32, 2), 0)
     for starts in _order(width):
-        yield starts, _loaded(start, grid.dims, indices, starts)
+        chosen = [start // 8 + i // 8 for start in starts for i in range(CHUNK)]
+        yield starts, _loaded(start, grid.dims, indices, starts) - shuffle(less, chosen)
 
 
 def even_signs(seven: Value) -> Value:
@@ -90,36 +103,61 @@ def nibbles(packed: Value) -> Value:
 # vector has a few fields of every word, and any four bytes in a row belong to 16 weights in a row.
 
 
-def _unpacked_pairs(grid: Grid, indices: Value, signs: Value) -> Iterator[Part]:
-    """u16[32] names of words of eight two-bit fields, fields k and k + 4 in vector k."""
-    words = target().lookup_words(_packed(grid), indices)
+def _in_registers(width: int) -> bool:
+    return target().looks_up_words and width == target().nbytes
+
+
+def _words(grid: Grid, indices: Value) -> list[Value]:
+    """u16[32] each: the words that u16[32] or u16[64] indices name."""
+    packed = _packed(grid)
+    if len(packed) <= MOST_LOOKED_UP:
+        return [target().lookup_words(packed, some) for some in split(indices, 32)]
+    start, quads = table(u16, packed), indices.bits(u64 * (indices.type.lanes // 4))
+    words = undefined(indices.type)
+    for i in range(indices.type.lanes):
+        index = ((quads[i // 4] >> 16 * (i % 4)) & 0xFFFF).to(i64)
+        words = words.with_lane(i, load(u16, start + 2 * index))
+    return split(words, 32)
+
+
+def _signed_pairs(
+    words: list[Value], signs: Value, plus: list[int], minus: list[int]
+) -> Iterator[Part]:
+    """u16[32] words of eight two-bit fields, of which k and k + 4 are in vector k."""
     wide = signs.to(u16)
-    halves = ((wide | (wide << 4)) & 0x0F0F).bits(u8 * 64)
+    halves = (wide | (wide << 4)) & 0x0F0F  # the signs of fields 0..3 and 4..7
     for k in range(4):
-        levels = (words >> 2 * k).bits(u8 * 64) & 3
-        minus = (halves & (1 << k)).ne(0)
-        yield [8 * i + k + h for i in range(32) for h in (0, 4)], _signed(grid, levels, minus)
+        # Bits 0 and 1 name the level, bit 3 is the sign; what is in bits 2 and 4..6 has no effect.
+        named = ((words[0] >> 2 * k) & 0x0303) | ((halves << (3 - k)) & 0xFCFC)
+        yield _weights_of_pairs(k), _named(plus * 2 + minus * 2, named)
 
 
-def _unpacked_nibbles(grid: Grid, indices: Value, signs: Value) -> Iterator[Part]:
-    """u16[64] names of words of four four-bit fields, of which vector k of a half has two."""
-    for half, some in enumerate(split(indices, 32)):
-        words = target().lookup_words(_packed(grid), some)
+def _weights_of_pairs(k: int) -> list[int]:
+    return [8 * i + k + h for i in range(32) for h in (0, 4)]
+
+
+def _signed_nibbles(
+    words: list[Value], signs: Value, plus: list[int], minus: list[int]
+) -> Iterator[Part]:
+    """u16[32] words of four four-bit fields, of which vector k of a half has two."""
+    for half, some in enumerate(words):
         every = shuffle(signs, [16 * half + i // 4 for i in range(64)])
         for k in range(2):
-            levels = (words >> 4 * k).bits(u8 * 64) & 15
             bits = [1 << 2 * k + i for i in (0, 1, 4, 5)]
-            minus = (every & const(u8 * 64, bits * 16)).ne(0)
+            negative = (every & const(u8 * 64, bits * 16)).ne(0)
+            levels = (some >> 4 * k).bits(u8 * 64) & 15
+            named = levels + select(negative, const(u8 * 64, 8), 0)
             weights = [128 * half + 4 * i + 2 * k + h for i in range(32) for h in range(2)]
-            yield weights, _signed(grid, levels, minus)
+            yield weights, _named(plus + minus, named.bits(u16 * 32))
 
 
-def _signed(grid: Grid, numbers: Value, minus: Value) -> Value:
-    """u8[64] numbers of levels below 8 -> codes."""
-    levels = [*grid.levels, *[0] * (8 - len(grid.levels))]
-    entries = [OFFSET + level for level in levels] + [OFFSET - level for level in levels]
-    named = numbers + select(minus, const(u8 * 64, 8), 0)
-    return target().lookup16(entries, named).bits(u8 * 64)
+def _named(entries: list[int], numbers: Value) -> Value:
+    """u8[64]: entries of a table of 16, by the lower four bits of each byte; bit 7 must be 0."""
+    return target().lookup16(entries, numbers.bits(u8 * 64)).bits(u8 * 64)
+
+
+def _level_bits(grid: Grid) -> int:
+    return 2 if grid.dims == 8 else 3
 
 
 @cache

@@ -28,6 +28,7 @@ from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
     const,
+    discarded,
     f32,
     fma,
     hsum,
@@ -59,7 +60,7 @@ class SuperBlock(BlockType):
 
     `codes(blocks, width)` yields (starts, vector): u8[width] or i8[width] codes, `starts` telling
     for each chunk of 16 of them which weight its first one is. Where `width` is the target's, it
-    may tell of each code which weight it is; any four codes in a row are then of one chunk.
+    may tell of each code which weight it is, -1 for none; any four codes are then of one chunk.
     `scales` and `minima` are i16 vectors, one lane per sub-block. `offset` lowers unsigned codes.
     """
 
@@ -68,6 +69,8 @@ class SuperBlock(BlockType):
     offset: ClassVar[int] = 0
     signed: ClassVar[bool] = False
     narrow: ClassVar[bool] = True  # codes are below 64: four products fit 16 bits
+    scaled: ClassVar[bool] = True  # whether there are scales other than 1
+    room: ClassVar[int] = BLOCK  # bytes of all code vectors, with codes of no weight
     has_minimum: ClassVar[bool] = False
 
     @property
@@ -128,11 +131,11 @@ class SuperFrame(Frame):
             yield whole, codes
 
     def _order(self) -> list[list[tuple[int, ...]]]:
-        """The fours of weights of each code vector; traced and thrown away."""
-        nowhere = Blocks(self.family, const_address())
+        """The fours of weights of each code vector."""
+        with discarded():
+            vectors = list(self._codes(Blocks(self.family, const(i64, 0))))
         return [
-            [tuple(weights[i : i + 4]) for i in range(0, len(weights), 4)]
-            for weights, _ in self._codes(nowhere)
+            [tuple(weights[i : i + 4]) for i in range(0, len(weights), 4)] for weights, _ in vectors
         ]
 
     def _moved(self, block: QuantizedBlock, fours: Sequence[tuple[int, ...]]) -> Value:
@@ -167,7 +170,7 @@ class SuperFrame(Frame):
     # -- one vector: 256 codes in the family's order, the sums of its sub-blocks, the scale ------
 
     def _record(self) -> int:
-        return padded(BLOCK + 2 * 16 + 4)
+        return padded(self.family.room + 2 * 16 + 4)
 
     def image_bytes(self, cols: int) -> int:
         return cols // BLOCK * self._record()
@@ -176,6 +179,7 @@ class SuperFrame(Frame):
         family = self.family
         order = [four for fours in self._order() for four in fours]
         places = {four: k for k, four in enumerate(order)}
+        unused = [4 * k for k, four in enumerate(order) if four[0] < 0]
         for b in loop(cols // BLOCK):
             block = QuantizedBlock(x + b * (4 * BLOCK), BLOCK)
             out = image + b * self._record()
@@ -187,10 +191,12 @@ class SuperFrame(Frame):
                     continue
                 for k, place in enumerate(at):
                     store(out + place, codes.bits(i32 * 4)[k], 4)
+            for place in unused:
+                store(out + place, const(i32, 0), 4)
             for j in range(family.groups):
                 total = block.total(j * family.group, family.group).to(i16)
-                store(out + (BLOCK + 2 * j), total, 2)
-            store(out + (BLOCK + 32), block.scale, 4)
+                store(out + (family.room + 2 * j), total, 2)
+            store(out + (family.room + 32), block.scale, 4)
 
     def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
         family, t = self.family, target()
@@ -204,12 +210,15 @@ class SuperFrame(Frame):
             xs = [image + b * self._record() for image in images]
             accs = self._scaled_dots(view, scales, xs, [self._start(scales, x) for x in xs])
             for x, acc, total in zip(xs, accs, totals, strict=True):
-                dx = load(f32, x + (BLOCK + 32), 4)
+                dx = load(f32, x + (family.room + 32), 4)
                 total.set(fma(acc.to(f32), splat(d * dx, t.lanes), total))
             if family.has_minimum:
                 lows, dmin = family.minima(view), view.half("dmin")
                 for x, low in zip(xs, minima, strict=True):
-                    sums, dx = load(i16 * groups, x + BLOCK, 2), load(f32, x + (BLOCK + 32), 4)
+                    sums, dx = (
+                        load(i16 * groups, x + family.room, 2),
+                        load(f32, x + (family.room + 32), 4),
+                    )
                     m = t.dot_pairs(zeros(i32 * (groups // 2)), lows, sums)
                     low.set(fma(m.to(f32), splat(dmin * dx, groups // 2), low))
         if not family.has_minimum:
@@ -222,7 +231,7 @@ class SuperFrame(Frame):
         if not self._excess():
             return zeros(i32 * lanes)
         groups = self.family.groups
-        sums = load(i16 * groups, x + BLOCK, 2)
+        sums = load(i16 * groups, x + self.family.room, 2)
         fix = target().dot_pairs(zeros(i32 * (groups // 2)), scales, sums) * -self._excess()
         return _fit(fix, lanes)
 
@@ -236,7 +245,8 @@ class SuperFrame(Frame):
         for k, (weights, codes) in enumerate(self._codes(view)):
             operand = self._operand(codes)
             moved = [load(i8 * t.nbytes, x + t.nbytes * k) for x in xs]
-            group = [weight // self.family.group for weight in weights[::4]]
+            group = [max(weight, 0) // self.family.group for weight in weights[::4]]
+            group = group if self.family.scaled else [0] * lanes
             dots = [zeros(i32 * lanes) for _ in xs]
             if not in_pairs and waiting is not None:
                 # Dots of the same sub-blocks in the same lanes are scaled together.
@@ -279,9 +289,10 @@ class SuperFrame(Frame):
         family, rows, addresses = self.family, panel_rows(), row_addresses(row)
         line, groups, nbytes = 4 * rows, family.groups, target().nbytes
         order = self._order()
-        slots = {four: k for k, four in enumerate(sorted(f for fours in order for f in fours))}
+        used = sorted(four for fours in order for four in fours if four[0] >= 0)
+        slots = {four: k for k, four in enumerate(used)}
         # One block of every row: codes [vector][row], scales [row], on their way to [...][row].
-        codes = scratch(BLOCK * rows)
+        codes = scratch(family.room * rows)
         scales, minima = scratch(4 * groups * rows), scratch(2 * groups * rows)
         for b in loop(cols // BLOCK):
             out = panel + b * self._panel_block()
@@ -299,8 +310,8 @@ class SuperFrame(Frame):
                     store(minima_out + (groups // 2) * line + r * 4, view.half("dmin"), 4)
             for k, fours in enumerate(order):
                 each = lines(u32 * target().lanes, codes + k * rows * nbytes, nbytes)
-                places = [slots[four] for four in fours]
-                store_words(out, dict(zip(places, columns(each), strict=True)))
+                placed = zip(fours, columns(each), strict=True)
+                store_words(out, {slots[four]: word for four, word in placed if four in slots})
             for j, column in enumerate(columns(lines(i32 * groups, scales, 4 * groups))):
                 store(scales_out + j * line, column, 4)
             if family.has_minimum:
@@ -393,15 +404,8 @@ class SuperFrame(Frame):
 
 def _chunks(order: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
     """The fours of every chunk, in order of their first weights."""
-    order = sorted(order)
+    order = sorted(four for four in order if four[0] >= 0)
     return [order[i : i + 4] for i in range(0, len(order), 4)]
-
-
-def const_address() -> Value:
-    """An address that is never read: for asking a family about its order."""
-    from ggq.jit.lang import i64
-
-    return const(i64, 64)
 
 
 def _scaled(accs: list[Value], dots: list[Value], group: list[int], scales: Value) -> list[Value]:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from ggq.blocks import _grids as grids
 from ggq.blocks._base import U8, fields
-from ggq.blocks._codebook import nibbles, plain_codes
+from ggq.blocks._codebook import nibbles, shifted_codes
 from ggq.blocks._lanes import Lanes, Tile, lanes
 from ggq.blocks._nearest_word import Words, number
 from ggq.blocks._neighbours import Lattice
 from ggq.blocks._search import clamp, nearest_int, square_weights, sum_squares, weigh
 from ggq.blocks._split_search import fit_split, shift_of
-from ggq.blocks._super import CHUNK, SuperBlock
+from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -54,12 +54,8 @@ class _IQ1(SuperBlock):
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Words with the shift added."""
-        down = self.shifts_down(blocks).ne(0)
-        shifts = select(down, const(u8 * 32, 0), 2)
-        words = plain_codes(lambda level: 8 * level + 8, grids.IQ1S, self.words(blocks), width)
-        for starts, codes in words:
-            chosen = [start // 8 + i // 8 for start in starts for i in range(CHUNK)]
-            yield starts, codes + shuffle(shifts, chosen)
+        down, words = self.shifts_down(blocks), self.words(blocks)
+        return shifted_codes(grids.IQ1S, lambda level: 8 * level + 10, words, down, width)
 
 
 class IQ1_S(_IQ1):
@@ -143,7 +139,7 @@ class IQ1_M(_IQ1):
 
     def shifts_down(self, blocks: Blocks) -> Value:
         """The top bit of each nibble of qh."""
-        return nibbles(blocks.bytes("qh")) & 8
+        return (nibbles(blocks.bytes("qh")) & 8).to(u16)
 
     def scales(self, blocks: Blocks) -> Value:
         """Four times three bits in each word."""

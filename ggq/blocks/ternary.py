@@ -11,7 +11,7 @@ from ggq.blocks._subblocks import put_two_bits
 from ggq.blocks._super import CHUNK, SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.blocks.q2_k import two_bit_codes
-from ggq.jit.lang import Value, concat, const, i16, loop, select, shuffle, u8, u16, widen
+from ggq.jit.lang import Value, concat, const, i16, loop, select, shuffle, split, u8, u16, widen
 
 
 class TQ1_0(SuperBlock):
@@ -20,6 +20,8 @@ class TQ1_0(SuperBlock):
     id = 34
     layout = fields(("qs", "u1", (48,)), ("qh", "u1", (4,)), ("d", "<f2"))
     group = 128
+    scaled = False
+    room = 5 * 64
     offset = 1
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
@@ -28,18 +30,15 @@ class TQ1_0(SuperBlock):
         shifted = [concat(blocks.bytes("qs", 0, 32), rest)]
         for _ in range(4):  # modulo 256: earlier trits leave at the top
             shifted.append(shifted[-1] + shifted[-1] + shifted[-1])
-        chunks = [
-            shuffle(bytes, range(at, at + CHUNK))
-            for places in ((0, 16), (32,))
-            for bytes in shifted
-            for at in places
-        ]
-        last = [shuffle(bytes, range(48, 52)) for bytes in shifted[:4]]
-        chunks.append(concat(*last))
-        step = width // CHUNK
-        for first in range(0, len(chunks), step):
-            starts = [CHUNK * k for k in range(first, first + step)]
-            yield starts, _top_trits(concat(*chunks[first : first + step]))
+        if width == CHUNK:
+            yield from _in_order(shifted)
+            return
+        for n, codes in enumerate(shifted):
+            last = [240 + 4 * n + i if n < 4 else -1 for i in range(4)]
+            weights = [32 * n + i for i in range(32)] + [160 + 16 * n + i for i in range(16)] + last
+            weights += [-1] * 12
+            for k, part in enumerate(split(codes, width)):
+                yield weights[k * width : (k + 1) * width], _top_trits(part)
 
     def scales(self, blocks: Blocks) -> Value:
         """There are none below d."""
@@ -67,6 +66,7 @@ class TQ2_0(SuperBlock):
     id = 35
     layout = fields(("qs", "u1", (64,)), ("d", "<f2"))
     group = 128
+    scaled = False
     offset = 1
 
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
@@ -92,6 +92,17 @@ def _coded(b: Lanes) -> Iterator[Block]:
         for i in loop(0, 256, block.step):
             block.set_codes(i, round_away(block.x(i) * inverse.lane(block.lane)) + 1)
         yield block
+
+
+def _in_order(shifted: list[Value]) -> Iterator[tuple[list[int], Value]]:
+    """Chunks of 16 codes in the order of the weights."""
+    chunks = [(codes, at) for codes in shifted for at in (0, 16)] + [
+        (codes, 32) for codes in shifted
+    ]
+    parts = [shuffle(codes, range(at, at + CHUNK)) for codes, at in chunks]
+    parts.append(concat(*(shuffle(codes, range(48, 52)) for codes in shifted[:4])))
+    for k, part in enumerate(parts):
+        yield [CHUNK * k], _top_trits(part)
 
 
 def _top_trits(codes: Value) -> Value:

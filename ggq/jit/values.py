@@ -5,7 +5,8 @@ Source of the instruction set: LLVM language reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,15 @@ def trace() -> Trace:
     if Trace.current is None:
         raise RuntimeError("this runs only while a kernel is being compiled")
     return Trace.current
+
+
+@contextmanager
+def discarded() -> Iterator[None]:
+    """What is traced inside is thrown away; only for seeing what would be traced."""
+    ir = trace().ir
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "discarded")
+    with Trace(ir, ir.IRBuilder(function.append_basic_block("entry"))):
+        yield
 
 
 @dataclass(frozen=True)
