@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from ggq import blocks
 from ggq.blocks import BlockType, _grids
 from ggq.blocks._frame import panel_rows, tile_tokens
+from ggq.blocks._super import SuperFrame
 from ggq.errors import UnknownTypeError
+from ggq.jit.lang import Value, store, trace
 from tests.block_data import legal_rows
 from tests.block_laws import check_products
 from tests.block_oracle import dequantized
 from tests.frame_kernels import matmat, matvec, matvecs
+from tests.kernel_calls import call
 
 every_type = pytest.mark.parametrize("family", blocks.all_types(), ids=str)
 seeds = st.integers(0, 2**32 - 1)
@@ -177,6 +180,23 @@ def test_activations_close_to_nothing_count_as_nothing(family: BlockType) -> Non
     x = np.full(cols, 1e-41, np.float32)
     assert np.abs(matvec(family, rows, x)).max() < 1e-35
     assert np.abs(matmat(family, rows, x[None])).max() < 1e-35
+
+
+@pytest.mark.parametrize("family", [t for t in blocks.all_types() if t.weights == 256], ids=str)
+def test_to_ask_for_the_order_of_codes_reads_nothing(family: BlockType) -> None:
+    frame = family.frame()
+    if not isinstance(frame, SuperFrame):
+        return  # the activation form, multiplied as singles
+    orders = []
+
+    def body(out: Value) -> None:
+        orders.append(frame._order())
+        assert [each.opname for each in trace().builder.block.instructions] == []
+        store(out, out)
+
+    call(body, np.zeros(1, np.int64))
+    weights = [w for fours in orders[0] for four in fours for w in four if w >= 0]
+    assert sorted(weights) == list(range(256))
 
 
 @every_type

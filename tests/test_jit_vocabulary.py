@@ -20,6 +20,7 @@ from ggq.jit.lang import (
     absolute,
     concat,
     const,
+    discarded,
     f32,
     f64,
     floor,
@@ -416,6 +417,19 @@ def test_mixed_types_are_refused(mistake: Callable[[Value], Any], message: str) 
 @pytest.mark.parametrize("address", [0, 1, 2**47, -1])
 def test_asking_for_a_line_that_is_not_there_does_nothing(address: int) -> None:
     call(prefetch, address)
+
+
+def test_what_is_discarded_does_not_happen() -> None:
+    def body(out: Value) -> None:
+        with discarded():
+            for i in loop(3):
+                store(scratch(8) + i, load(i32, table(i32, [1, 2]) + i))
+            store(const(i64, 0), load(i64, const(i64, 0)))  # would end the process
+        store(out, load(i32, table(i32, [5])))
+
+    out = filled("i4", 1)
+    call(body, out)
+    assert out[0] == 5
 
 
 def test_the_kernels_of_a_file_are_named_after_it() -> None:
