@@ -372,6 +372,12 @@ class Graph:
         )
         return out
 
+    def experts(self, x: Rows, name: str, used: int, *, into: Rows) -> None:
+        """Add to `into` [T, D] what the `used` experts that the router picks make of each token."""
+        from ggq.runtime.experts import experts
+
+        experts(self, x, name, used, into=into)
+
     def output(self, x: Rows, name: str, softcap: float = 0.0) -> None:
         """Logits [1 or T, V] of the normalized x; with `softcap` c, c tanh(logit / c) instead."""
         y = self.linear(x, name)

@@ -92,8 +92,6 @@ def expert_ffn(h: ExpertHParams) -> Callable[[Graph, Rows, str, Rows], None]:
     """The feed-forward part of `decoder_forward`, of experts."""
 
     def ffn(g: Graph, f: Rows, blk: str, x: Rows) -> None:
-        from ggq.runtime.experts import experts
-
-        experts(g, f, f"{blk}ffn", h.n_expert_used, into=x)
+        g.experts(f, f"{blk}ffn", h.n_expert_used, into=x)
 
     return ffn
