@@ -226,3 +226,7 @@ def _tell_seed(params: SamplerParams, seed: int) -> None:
 def note(text: str) -> None:
     """A remark for people, on stderr."""
     print(f"{PROG}: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
