@@ -1,0 +1,161 @@
+"""Methods: what they cost against each other, hard Hessians, and bytes that others decode."""
+
+import numpy as np
+import pytest
+
+from ggq import blocks
+from ggq.convert.grids import grid_of
+from ggq.convert.methods import Needs, Options, all_methods, by_name, covering
+from ggq.errors import QuantizeError, UsageError
+from tests.block_oracle import dequantized
+from tests.hessians import Given, correlated, cost, given, weights
+
+GRID_TYPES = [type for type in blocks.all_types() if grid_of(type)]
+GRID_NAMES = [type.name for type in GRID_TYPES]
+U8 = np.ndarray
+
+
+def quantized(method: str, type: blocks.BlockType, w: np.ndarray, stats: Given | None) -> U8:
+    chosen = by_name(method)
+    return chosen.quantize(w, type, chosen.prepare(stats), threads=1)
+
+
+def test_methods_are_found() -> None:
+    names = [method.name for method in all_methods()]
+    assert {"llama", "gptq", "guided"} <= set(names)
+    assert [by_name(name).name for name in names] == names
+    with pytest.raises(UsageError, match=r"method 'best' is not known; known: .*gptq"):
+        by_name("best")
+
+
+@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+def test_gptq_costs_much_less_than_llama(type: blocks.BlockType) -> None:
+    stats, w = given(correlated(512, 1)), weights(37, 512, 2)
+    costs = [
+        cost(dequantized(type, quantized(method, type, w, stats)), w, stats.gram)
+        for method in ("llama", "gptq")
+    ]
+    assert costs[1] < 0.8 * costs[0]
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 70])
+@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "IQ4_NL"])
+def test_a_slice_of_rows_gets_that_slice_of_bytes(name: str, rows: int) -> None:
+    type, stats = blocks.by_name(name), given(correlated(256, 3))
+    w = weights(70, 256, 4)
+    method = by_name("gptq")
+    prepared = method.prepare(stats)
+    whole = method.quantize(w, type, prepared, threads=2)
+    part = method.quantize(w[-rows:], type, prepared, threads=1)
+    np.testing.assert_array_equal(part, whole[-rows:])
+
+
+def test_static_scales_stay_those_of_the_start_and_levels_in_range() -> None:
+    type, stats, w = blocks.by_name("Q4_K"), given(correlated(512, 5)), weights(20, 512, 6)
+    parts = [
+        grid_of(type).unpack(quantized(method, type, w, stats)) for method in ("llama", "gptq")
+    ]
+    assert not np.array_equal(parts[0].levels, parts[1].levels)
+    assert parts[1].levels.min() >= 0
+    assert parts[1].levels.max() <= 15
+
+
+def hard_cases() -> dict[str, Given]:
+    x = correlated(256, 7)
+    dead = x.copy()
+    dead[:, 40:90] = 0
+    dead[:, 255] = 0
+    huge = np.zeros((1, 256), np.float32)
+    huge[0, 5:9] = 4e3
+    none = np.zeros((256, 256), np.float32)
+    return {
+        "zero": Given(none, none),
+        "rank one": given(x[:1]),
+        "few tokens": given(x[:9]),
+        "dead columns": given(dead),
+        "huge first token": given(x, huge),
+        "tiny": given(x * 1e-12),
+        "large": given(x * 1e6),
+    }
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q2_K", "IQ4_XS"])
+@pytest.mark.parametrize("case", hard_cases())
+def test_hard_hessians(case: str, name: str) -> None:
+    stats, type, w = hard_cases()[case], blocks.by_name(name), weights(19, 256, 8)
+    w[3] = 0
+    hessian = stats.gram + stats.first
+    decoded, simple = (
+        dequantized(type, quantized(method, type, w, stats)) for method in ("gptq", "llama")
+    )
+    assert np.isfinite(decoded).all()
+    damped = hessian + 0.1 * np.diagonal(stats.gram).mean() * np.eye(256)
+    assert cost(decoded, w, damped) <= 1.0001 * cost(simple, w, damped)
+    np.testing.assert_array_equal(decoded[3], 0)
+
+
+def test_what_is_never_used_is_rounded_as_by_llama() -> None:
+    x = correlated(256, 9)
+    x[:, 32:64] = 0
+    type, w = blocks.by_name("Q5_0"), weights(16, 256, 10)
+    method = by_name("gptq")
+    prepared = method.prepare(given(x))
+    decoded = type.dequantize(method.quantize(w, type, prepared))
+    plain = type.dequantize(type.quantize(w, prepared.importance))
+    np.testing.assert_array_equal(decoded[:, 32:64], plain[:, 32:64])
+    assert not np.array_equal(decoded, plain)
+
+
+def test_more_sweeps_never_cost_more() -> None:
+    stats, type, w = given(correlated(256, 11)), blocks.by_name("Q3_K"), weights(32, 256, 12)
+    method = by_name("gptq")
+    costs = []
+    for sweeps in (0, 1, 3, 8):
+        prepared = method.prepare(stats, Options(damping=0.0, sweeps=sweeps))
+        decoded = dequantized(type, method.quantize(w, type, prepared))
+        costs.append(cost(decoded, w, stats.gram))
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0]
+
+
+def test_guided_uses_the_weighted_hessian() -> None:
+    plain, other = given(correlated(256, 13)), given(correlated(256, 14))
+    stats = Given(plain.gram, plain.first, other.gram, other.first)
+    type, w = blocks.by_name("Q4_K"), weights(16, 256, 15)
+    np.testing.assert_array_equal(
+        quantized("guided", type, w, stats), quantized("gptq", type, w, other)
+    )
+
+
+def test_guided_without_gradients_is_an_error() -> None:
+    with pytest.raises(QuantizeError, match=r"guided needs gradients.*or take method gptq"):
+        by_name("guided").prepare(given(correlated(64, 16)))
+
+
+@pytest.mark.parametrize("method", [m.name for m in all_methods() if m.needs > Needs.NOTHING])
+def test_methods_with_data_need_it(method: str) -> None:
+    with pytest.raises(QuantizeError, match=f"{method} needs calibration data; give --calib"):
+        by_name(method).prepare(None)
+
+
+def test_a_hessian_that_is_not_finite_is_an_error() -> None:
+    stats = given(correlated(64, 17))
+    stats.gram[3, 5] = np.nan
+    with pytest.raises(QuantizeError, match="must be square and finite"):
+        by_name("gptq").prepare(stats)
+
+
+@pytest.mark.parametrize("method", all_methods(), ids=lambda method: method.name)
+def test_every_type_llama_can_write_has_a_method(method) -> None:
+    for type in blocks.all_types():
+        if type.can_quantize:
+            assert covering(method, type).covers(type)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_an_error(bad: float) -> None:
+    w = weights(4, 256, 18)
+    w[2, 7] = bad
+    for method in ("llama", "gptq"):
+        with pytest.raises(QuantizeError, match="row 2, column 7"):
+            quantized(method, blocks.by_name("Q4_K"), w, given(correlated(256, 19)))
