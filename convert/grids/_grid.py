@@ -106,12 +106,14 @@ class Grid:
         table = np.array(self.levels, np.int8)
         codes = self._codes(blocks)
         levels = (codes.view(np.int8) + table[0]) if self.is_even else table[codes]
-        flat = [x if x is None else x.astype(np.int16).reshape(len(rows), -1)
-                for x in (scales, minima)]  # fmt: skip
+        R = len(rows)
         return Parts(
-            np.array(blocks[self.d_field]), dmin, flat[0], flat[1],
-            levels.reshape(len(rows), -1),
-        )  # fmt: skip
+            np.array(blocks[self.d_field]),
+            dmin,
+            scales.astype(np.int16).reshape(R, -1),
+            None if minima is None else minima.astype(np.int16).reshape(R, -1),
+            levels.reshape(R, -1),
+        )
 
     def pack(self, parts: Parts) -> U8:
         """The numbers as u8[R, row_bytes]; unpack's inverse."""

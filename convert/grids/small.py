@@ -15,7 +15,7 @@ class Q4_0(Grid):
 
     group = 32
     levels = tuple(range(-8, 8))
-    planes: tuple[Plane, ...] = (Plane("qs", 4, 16),)
+    planes = (Plane("qs", 4, 16),)
 
 
 class Q4_1(Grid):
@@ -23,7 +23,7 @@ class Q4_1(Grid):
 
     group = 32
     levels = tuple(range(16))
-    planes: tuple[Plane, ...] = (Plane("qs", 4, 16),)
+    planes = (Plane("qs", 4, 16),)
     dmin_field = "m"
 
 
