@@ -93,8 +93,8 @@ def _upper_factor(matrix: F64, unit: float) -> F64:
     extra = 1e-6 * unit
     while True:
         try:
-            lower: F64 = np.linalg.cholesky(matrix[::-1, ::-1])
-            return lower[::-1, ::-1].copy()
+            lower = np.linalg.cholesky(matrix[::-1, ::-1])
+            return np.asarray(lower[::-1, ::-1], np.float64).copy()
         except np.linalg.LinAlgError:
             matrix[np.diag_indices_from(matrix)] += extra
             extra *= 10
