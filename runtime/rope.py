@@ -36,12 +36,17 @@ class RopeTable:
         """Address of position 0."""
         return self._memory.ctypes.data
 
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """f32 [n_ctx, dims]: cosines of every position, then sines; what `fill` made ready."""
+        return self._memory.view(np.float32)[: self._n_ctx * self.dims].reshape(-1, self.dims)
+
     def fill(self, end: int) -> None:
         """Make positions below `end` ready."""
         while self._filled < min(end, self._n_ctx):
             stop = min(self._filled + _FILL, self._n_ctx)
             angles = np.arange(self._filled, stop)[:, None] * self._frequencies
-            rows = self._memory.view(np.float32).reshape(self._n_ctx, self.dims)
+            rows = self.values
             half = self.dims // 2
             rows[self._filled : stop, :half] = np.cos(angles) * self._magnitude
             rows[self._filled : stop, half:] = np.sin(angles) * self._magnitude

@@ -1,0 +1,149 @@
+"""Embedding, norms, matrices, gated activations: forward, and the gradient backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ggq.convert.calibrate.batch import Array, Batch, Operation, Rows
+
+
+class Embed(Operation):
+    """out = rows of the table, one per token, times `scale`."""
+
+    def __init__(self, table: str, out: Rows, scale: float) -> None:
+        self.tensors, self.writes = (table,), (out,)
+        self.table, self.out, self.scale = table, out, scale
+
+    def forward(self, batch: Batch) -> None:
+        batch.values[self.out] = batch.weights[self.table][batch.tokens.reshape(-1)] * self.scale
+
+    def backward(self, batch: Batch) -> None:
+        """Nothing lies before it."""
+
+
+def normalize(x: Array, eps: float) -> tuple[Array, Array]:
+    """x [..., C] divided by its root mean square, and the factors [..., 1] that did it."""
+    squares = np.einsum("...c,...c->...", x, x) / x.shape[-1]
+    factors = 1 / np.sqrt(squares + eps)[..., None]
+    return x * factors, factors
+
+
+def normalize_gradient(gradient: Array, normal: Array, factors: Array) -> Array:
+    """Gradient of x [..., C] from that of its normalized form."""
+    along = np.einsum("...c,...c->...", gradient, normal)[..., None] / normal.shape[-1]
+    found: Array = factors * (gradient - normal * along)
+    return found
+
+
+class Norm(Operation):
+    """out = RMS norm of x (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, x: Rows, weight: str, eps: float, out: Rows) -> None:
+        self.tensors, self.reads, self.writes = (weight,), (x,), (out,)
+        self.x, self.weight, self.eps, self.out = x, weight, eps, out
+
+    def forward(self, batch: Batch) -> None:
+        normal, _ = batch.saved[self] = normalize(batch.values[self.x], self.eps)
+        batch.values[self.out] = normal * batch.weights[self.weight]
+
+    def backward(self, batch: Batch) -> None:
+        gradient = batch.gradients.pop(self.out) * batch.weights[self.weight]
+        batch.add_gradient(self.x, normalize_gradient(gradient, *batch.saved.pop(self)))
+
+
+class AddNorm(Operation):
+    """x += RMS norm of y."""
+
+    def __init__(self, y: Rows, weight: str, eps: float, x: Rows) -> None:
+        self.tensors, self.reads, self.writes = (weight,), (y, x), (x,)
+        self.y, self.weight, self.eps, self.x = y, weight, eps, x
+
+    def forward(self, batch: Batch) -> None:
+        normal, _ = batch.saved[self] = normalize(batch.values[self.y], self.eps)
+        batch.add_value(self.x, normal * batch.weights[self.weight])
+
+    def backward(self, batch: Batch) -> None:
+        gradient = batch.gradients[self.x] * batch.weights[self.weight]
+        batch.add_gradient(self.y, normalize_gradient(gradient, *batch.saved.pop(self)))
+
+
+def mean_squares(x: Array) -> Array:
+    """[n, C] -> [n]: mean square of every row."""
+    means: Array = np.einsum("nc,nc->n", x, x) / x.shape[1]
+    return means
+
+
+class Linear(Operation):
+    """out = x W^T (+ bias), or added to out. `site`: the first of the matrices that share x."""
+
+    def __init__(
+        self, x: Rows, name: str, out: Rows, *, adds: bool, bias: str, site: str
+    ) -> None:  # fmt: skip
+        self.weight, self.bias, self.site = f"{name}.weight", bias, site
+        self.tensors = (self.weight, bias) if bias else (self.weight,)
+        self.reads, self.writes = (x, out) if adds else (x,), (out,)
+        self.x, self.out, self.adds = x, out, adds
+
+    def forward(self, batch: Batch) -> None:
+        x = batch.saved[self] = batch.values[self.x]
+        if self.site == self.weight:
+            batch.watch.inputs(self.weight, x)
+        y = x @ batch.weights[self.weight].T
+        if self.bias:
+            y += batch.weights[self.bias]
+        if self.adds:
+            batch.add_value(self.out, y)
+        else:
+            batch.values[self.out] = y
+
+    def backward(self, batch: Batch) -> None:
+        gradients = batch.gradients
+        gradient = gradients[self.out] if self.adds else gradients.pop(self.out)
+        x = batch.saved.pop(self)
+        kept = gradient[batch.sampled]
+        batch.watch.outputs(self.weight, x, mean_squares(gradient), kept)
+        batch.add_gradient(self.x, gradient @ batch.weights[self.weight])
+
+
+def silu(x: Array) -> tuple[Array, Array]:
+    """x / (1 + e^-x), and its derivative."""
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-x))
+    value = x * sigmoid
+    return value, sigmoid + value * (1 - sigmoid)
+
+
+def gelu(x: Array) -> tuple[Array, Array]:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and its derivative."""
+    slope = math.sqrt(2 / math.pi)
+    square = x * x
+    tanh = np.tanh(slope * x * (1 + 0.044715 * square))
+    inner = slope * (1 + 3 * 0.044715 * square)
+    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * inner
+
+
+GATES: dict[str, Callable[[Array], tuple[Array, Array]]] = {"silu": silu, "gelu": gelu}
+
+
+class Gated(Operation):
+    """out = f(gate) * up."""
+
+    def __init__(self, kind: str, gate: Rows, up: Rows, out: Rows) -> None:
+        self.reads, self.writes = (gate, up), (out,)
+        self.activation = GATES[kind]
+        self.gate, self.up, self.out = gate, up, out
+
+    def forward(self, batch: Batch) -> None:
+        value, slope = self.activation(batch.values[self.gate])
+        up = batch.values[self.up]
+        batch.saved[self] = value, slope, up
+        batch.values[self.out] = value * up
+
+    def backward(self, batch: Batch) -> None:
+        value, slope, up = batch.saved.pop(self)
+        gradient = batch.gradients.pop(self.out)
+        batch.add_gradient(self.gate, gradient * up * slope)
+        batch.add_gradient(self.up, gradient * value)
