@@ -24,7 +24,7 @@ class Given:
         return np.ascontiguousarray(np.diagonal(self.gram + self.first))
 
 
-def given(inputs: F32, first: F32 | None = None) -> Given:
+def given_inputs(inputs: F32, first: F32 | None = None) -> Given:
     """Statistics of inputs f32[n, C] and of those of first positions."""
     gram = (inputs.T @ inputs / len(inputs)).astype(np.float32)
     none = np.zeros_like(gram)

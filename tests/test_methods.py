@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ggq import blocks
 from ggq.convert.grids import grid_of
-from ggq.convert.methods import Needs, Options, all_methods, by_name, covering
+from ggq.convert.methods import Needs, Options, Prepared, all_methods, by_name, covering
 from ggq.errors import QuantizeError, UsageError
+from tests import weight_strategies
 from tests.block_oracle import dequantized
-from tests.hessians import Given, correlated, cost, given, weights
+from tests.hessians import Given, correlated, cost, given_inputs, weights
 
 GRID_TYPES = [type for type in blocks.all_types() if grid_of(type)]
 GRID_NAMES = [type.name for type in GRID_TYPES]
@@ -22,7 +25,7 @@ def quantized(method: str, type: blocks.BlockType, w: np.ndarray, stats: Given |
 
 def test_methods_are_found() -> None:
     names = [method.name for method in all_methods()]
-    assert {"llama", "gptq", "guided"} <= set(names)
+    assert {"llama", "imatrix", "gptq", "guided"} <= set(names)
     assert [by_name(name).name for name in names] == names
     with pytest.raises(UsageError, match=r"method 'best' is not known; known: .*gptq"):
         by_name("best")
@@ -30,7 +33,7 @@ def test_methods_are_found() -> None:
 
 @pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
 def test_gptq_costs_much_less_than_llama(type: blocks.BlockType) -> None:
-    stats, w = given(correlated(512, 1)), weights(37, 512, 2)
+    stats, w = given_inputs(correlated(512, 1)), weights(37, 512, 2)
     costs = [
         cost(dequantized(type, quantized(method, type, w, stats)), w, stats.gram)
         for method in ("llama", "gptq")
@@ -38,10 +41,34 @@ def test_gptq_costs_much_less_than_llama(type: blocks.BlockType) -> None:
     assert costs[1] < 0.8 * costs[0]
 
 
+@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_imatrix_never_costs_more_than_llama(type: blocks.BlockType, data: st.DataObject) -> None:
+    w = data.draw(weight_strategies.weights(type))
+    importance = data.draw(weight_strategies.importances(w.shape[1]))
+    rows = [
+        by_name(method).quantize(w, type, Prepared(Options(), importance))
+        for method in ("imatrix", "llama")
+    ]
+    costs = [np.sum((dequantized(type, r).astype(np.float64) - w) ** 2 * importance) for r in rows]
+    assert costs[0] <= costs[1] * 1.0001 + 1e-30
+
+
+@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+def test_imatrix_costs_less_on_ordinary_weights(type: blocks.BlockType) -> None:
+    w, stats = weights(40, 1024, 20), given_inputs(correlated(1024, 21))
+    costs = [
+        cost(dequantized(type, quantized(method, type, w, stats)), w, np.diag(stats.square))
+        for method in ("imatrix", "llama")
+    ]
+    assert costs[0] < 0.985 * costs[1]
+
+
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 70])
 @pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "IQ4_NL"])
 def test_a_slice_of_rows_gets_that_slice_of_bytes(name: str, rows: int) -> None:
-    type, stats = blocks.by_name(name), given(correlated(256, 3))
+    type, stats = blocks.by_name(name), given_inputs(correlated(256, 3))
     w = weights(70, 256, 4)
     method = by_name("gptq")
     prepared = method.prepare(stats)
@@ -51,10 +78,11 @@ def test_a_slice_of_rows_gets_that_slice_of_bytes(name: str, rows: int) -> None:
 
 
 def test_static_scales_stay_those_of_the_start_and_levels_in_range() -> None:
-    type, stats, w = blocks.by_name("Q4_K"), given(correlated(512, 5)), weights(20, 512, 6)
+    type, stats, w = blocks.by_name("Q4_K"), given_inputs(correlated(512, 5)), weights(20, 512, 6)
     parts = [
-        grid_of(type).unpack(quantized(method, type, w, stats)) for method in ("llama", "gptq")
+        grid_of(type).unpack(quantized(method, type, w, stats)) for method in ("imatrix", "gptq")
     ]
+    np.testing.assert_array_equal(parts[0].scales, parts[1].scales)
     assert not np.array_equal(parts[0].levels, parts[1].levels)
     assert parts[1].levels.min() >= 0
     assert parts[1].levels.max() <= 15
@@ -70,12 +98,12 @@ def hard_cases() -> dict[str, Given]:
     none = np.zeros((256, 256), np.float32)
     return {
         "zero": Given(none, none),
-        "rank one": given(x[:1]),
-        "few tokens": given(x[:9]),
-        "dead columns": given(dead),
-        "huge first token": given(x, huge),
-        "tiny": given(x * 1e-12),
-        "large": given(x * 1e6),
+        "rank one": given_inputs(x[:1]),
+        "few tokens": given_inputs(x[:9]),
+        "dead columns": given_inputs(dead),
+        "huge first token": given_inputs(x, huge),
+        "tiny": given_inputs(x * 1e-12),
+        "large": given_inputs(x * 1e6),
     }
 
 
@@ -94,20 +122,20 @@ def test_hard_hessians(case: str, name: str) -> None:
     np.testing.assert_array_equal(decoded[3], 0)
 
 
-def test_what_is_never_used_is_rounded_as_by_llama() -> None:
+def test_what_is_never_used_is_rounded_by_importance() -> None:
     x = correlated(256, 9)
     x[:, 32:64] = 0
     type, w = blocks.by_name("Q5_0"), weights(16, 256, 10)
     method = by_name("gptq")
-    prepared = method.prepare(given(x))
+    prepared = method.prepare(given_inputs(x))
     decoded = type.dequantize(method.quantize(w, type, prepared))
-    plain = type.dequantize(type.quantize(w, prepared.importance))
+    plain = type.dequantize(by_name("imatrix").quantize(w, type, prepared))
     np.testing.assert_array_equal(decoded[:, 32:64], plain[:, 32:64])
     assert not np.array_equal(decoded, plain)
 
 
 def test_more_sweeps_never_cost_more() -> None:
-    stats, type, w = given(correlated(256, 11)), blocks.by_name("Q3_K"), weights(32, 256, 12)
+    stats, type, w = given_inputs(correlated(256, 11)), blocks.by_name("Q3_K"), weights(32, 256, 12)
     method = by_name("gptq")
     costs = []
     for sweeps in (0, 1, 3, 8):
@@ -119,7 +147,7 @@ def test_more_sweeps_never_cost_more() -> None:
 
 
 def test_guided_uses_the_weighted_hessian() -> None:
-    plain, other = given(correlated(256, 13)), given(correlated(256, 14))
+    plain, other = given_inputs(correlated(256, 13)), given_inputs(correlated(256, 14))
     stats = Given(plain.gram, plain.first, other.gram, other.first)
     type, w = blocks.by_name("Q4_K"), weights(16, 256, 15)
     np.testing.assert_array_equal(
@@ -129,7 +157,7 @@ def test_guided_uses_the_weighted_hessian() -> None:
 
 def test_guided_without_gradients_is_an_error() -> None:
     with pytest.raises(QuantizeError, match=r"guided needs gradients.*or take method gptq"):
-        by_name("guided").prepare(given(correlated(64, 16)))
+        by_name("guided").prepare(given_inputs(correlated(64, 16)))
 
 
 @pytest.mark.parametrize("method", [m.name for m in all_methods() if m.needs > Needs.NOTHING])
@@ -139,7 +167,7 @@ def test_methods_with_data_need_it(method: str) -> None:
 
 
 def test_a_hessian_that_is_not_finite_is_an_error() -> None:
-    stats = given(correlated(64, 17))
+    stats = given_inputs(correlated(64, 17))
     stats.gram[3, 5] = np.nan
     with pytest.raises(QuantizeError, match="must be square and finite"):
         by_name("gptq").prepare(stats)
@@ -158,4 +186,4 @@ def test_weights_that_are_not_finite_are_an_error(bad: float) -> None:
     w[2, 7] = bad
     for method in ("llama", "gptq"):
         with pytest.raises(QuantizeError, match="row 2, column 7"):
-            quantized(method, blocks.by_name("Q4_K"), w, given(correlated(256, 19)))
+            quantized(method, blocks.by_name("Q4_K"), w, given_inputs(correlated(256, 19)))

@@ -39,7 +39,7 @@ EIGHT = 8
 Nearest = Callable[[Value], Value]
 
 
-def _nearest(levels: Sequence[int] | None, low: Value, high: Value) -> Nearest:
+def nearest_of(levels: Sequence[int] | None, low: Value, high: Value) -> Nearest:
     """The level nearest to a number: an integer low..high, or one of those given."""
     n = target().lanes
     if levels is None:
@@ -88,7 +88,7 @@ def feedback_kernel(levels: tuple[int, ...] | None) -> Kernel:
         w: Value, steps: Value, offsets: Value, chosen: Value, place: Value, packed: Value,
         columns: Value, scales: Value, groups: Value, low: Value, high: Value,
     ) -> None:  # fmt: skip
-        nearest = _nearest(levels, low, high)
+        nearest = nearest_of(levels, low, high)
         for group in loop(groups):
             lost, level = _Columns(w, group, columns), _Columns(chosen, group, columns)
             step, offset = _Columns(steps, group, scales), _Columns(offsets, group, scales)
@@ -124,7 +124,7 @@ def descent_kernel(levels: tuple[int, ...] | None) -> Kernel:
         errors: Value, steps: Value, chosen: Value, place: Value, packed: Value, inverse: Value,
         columns: Value, scales: Value, groups: Value, low: Value, high: Value, sweeps: Value,
     ) -> None:  # fmt: skip
-        nearest = _nearest(levels, low, high)
+        nearest = nearest_of(levels, low, high)
         for group in loop(groups):
             slope, level = _Columns(errors, group, columns), _Columns(chosen, group, columns)
             step = _Columns(steps, group, scales)

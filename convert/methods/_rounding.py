@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +10,7 @@ import numpy.typing as npt
 from ggq.convert.grids import Grid, Parts
 from ggq.convert.methods._kernels import descent_kernel, feedback_kernel, gradient_kernel
 from ggq.convert.methods._metric import Metric, Packed
+from ggq.convert.methods._parallel import in_parallel
 from ggq.jit import prepare
 from ggq.jit.isa import target
 
@@ -129,16 +127,3 @@ def put_back(levels: F32, packed: Packed, old: I8) -> I8:
     live = levels[:, : len(packed.order)].astype(np.int8)
     out[:, packed.order] = live.transpose(0, 2, 1).reshape(-1, len(packed.order))[: len(old)]
     return out
-
-
-def in_parallel(work: Callable[[int], None], items: range, threads: int) -> None:
-    """Do the work for every item; an error of one ends the others."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    threads = threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
-    if threads == 1 or len(items) <= 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, items):
-            pass

@@ -14,6 +14,7 @@ from ggq.convert.grids import grid_of
 from ggq.convert.methods._base import F32, U8, Method, Needs, Options, Prepared, Statistics
 from ggq.convert.methods._metric import Metric
 from ggq.convert.methods._rounding import Rounding
+from ggq.convert.methods.imatrix import fitted
 
 
 class Gptq(Method):
@@ -39,7 +40,7 @@ class Gptq(Method):
         grid = grid_of(type)
         assert grid is not None
         assert prepared.metric is not None
-        start = type.quantize(w, prepared.importance, threads=threads)
+        start = fitted(w, type, prepared.metric.diagonal, threads)
         damping = prepared.options.damping
         rounding = Rounding(
             grid,
