@@ -113,10 +113,14 @@ def _run_groups(grid: Grid, stored: bool, x: F32, h: F32, steps: F32, offsets: F
 
 
 def _stored(parts: Parts, groups: int) -> _Super:
-    dmin = np.zeros_like(parts.d) if parts.dmin is None else parts.dmin
-    minima = np.zeros_like(parts.scales) if parts.minima is None else parts.minima
-    numbers = [by_rows(a.astype(np.float32)) for a in (parts.d, dmin, parts.scales, minima)]
-    return _shaped(*numbers, groups=groups)
+    no_d, no_scale = np.zeros_like(parts.d), np.zeros_like(parts.scales)
+    return _shaped(
+        by_rows(parts.d.astype(np.float32)),
+        by_rows((no_d if parts.dmin is None else parts.dmin).astype(np.float32)),
+        by_rows(parts.scales.astype(np.float32)),
+        by_rows((no_scale if parts.minima is None else parts.minima).astype(np.float32)),
+        groups,
+    )
 
 
 def _shaped(d: F32, dmin: F32, scales: F32, minima: F32, groups: int) -> _Super:
