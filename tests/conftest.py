@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models, oracles
+from tests import oracles, standins
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def widened_smollm2(smollm2: Path) -> Path:
     """SmolLM2 with every row a multiple of 256, F32, 764 MB; kept in the cache."""
 
     def make(target: Path) -> None:
-        models.write_widened_gguf(smollm2, target)
+        standins.write_standin(smollm2, target, seed=None)
 
     return oracles.once("smollm2-widened-f32.gguf", make)
 

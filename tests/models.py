@@ -1,4 +1,4 @@
-"""Seeded tiny models of every architecture, and the widened stand-in of SmolLM2.
+"""Seeded tiny models of every architecture.
 
 Weights come from raw PCG64 words, whose stream numpy guarantees, so they are the same everywhere
 and for ever, without torch. A tiny model is written as a Hugging Face directory and, by an own
@@ -398,92 +398,10 @@ def write_tokenizer(folder: Path) -> None:
                 "eos_token": SPECIAL[2], "unk_token": SPECIAL[3], "add_bos_token": False,
                 "chat_template": CHAT_TEMPLATE}  # fmt: skip
     generation = {"bos_token_id": BOS, "eos_token_id": EOS}
-    _write_json(folder / "tokenizer.json", whole)
-    _write_json(folder / "tokenizer_config.json", settings)
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "tokenizer.json", whole)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "generation_config.json", generation)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-# --- SmolLM2 widened to rows of 256: residual 576 -> 768, heads 9/3 -> 12/4, the same function ---
-
-WIDE_CONFIG = {"hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 4}
-RESIDUAL_COLUMNS = ("token_embd", "attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")
-RESIDUAL_ROWS = ("attn_output", "ffn_down")
-NEW_HEAD_ROWS = {"attn_q": 192, "attn_k": 64, "attn_v": 64}
-
-
-def widen(name: str, x: F32Array) -> F32Array:
-    """GGUF name, array of SmolLM2-135M -> array of the widened model.
-
-    Every fourth residual channel is new and zero, so the mean square the norms divide by is 3/4 of
-    the old one: their weights and eps carry the correction. The new heads are one whole group at
-    the end whose rows, and columns in attn_output, are zero.
-    """
-    part = name.removesuffix(".weight").rpartition(".")[2]
-    if part.endswith("_norm"):
-        return spread(x * np.float32(0.75**0.5), 0)
-    if part in RESIDUAL_COLUMNS:
-        x = spread(x, 1)
-    if part in RESIDUAL_ROWS:
-        x = spread(x, 0)
-    if part == "attn_output":
-        x = np.pad(x, ((0, 0), (0, 192)))
-    return np.pad(x, ((0, NEW_HEAD_ROWS.get(part, 0)), (0, 0)))
-
-
-def spread(x: F32Array, axis: int) -> F32Array:
-    """Insert a zero after every third entry of `axis`."""
-    shape = (*x.shape[:axis], x.shape[axis] // 3, 3, *x.shape[axis + 1 :])
-    padding = [(0, 0)] * len(shape)
-    padding[axis + 1] = (0, 1)
-    wide = (*x.shape[:axis], x.shape[axis] // 3 * 4, *x.shape[axis + 1 :])
-    return np.pad(x.reshape(shape), padding).reshape(wide)
-
-
-def write_widened_hf(exported: Path, folder: Path) -> Path:
-    """Widened Hugging Face directory from the one ggq-export wrote of SmolLM2."""
-    import shutil
-
-    from safetensors.numpy import load_file, save_file
-
-    shutil.copytree(exported, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
-    config = json.loads((folder / "config.json").read_text())
-    config |= WIDE_CONFIG | {"rms_norm_eps": config["rms_norm_eps"] * 0.75}
-    config.pop("head_dim", None)
-    _write_json(folder / "config.json", config)
-    tensors = {
-        name: widen(gguf_name("llama", name), x.astype(np.float32))
-        for shard in sorted(exported.glob("*.safetensors"))
-        for name, x in load_file(shard).items()
-    }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-def write_widened_gguf(published: Path, path: Path) -> Path:
-    """Widened F32 GGUF (764 MB) from the published Q4_1 file, read by gguf-py."""
-    from gguf import GGUFReader, dequantize
-
-    reader = GGUFReader(published)
-    specs = [
-        float_tensor(t.name, widen(t.name, dequantize(t.data, t.tensor_type)))
-        for t in reader.tensors
-    ]
-    changed = {
-        "general.file_type": 0,
-        "llama.embedding_length": WIDE_CONFIG["hidden_size"],
-        "llama.attention.head_count": WIDE_CONFIG["num_attention_heads"],
-        "llama.attention.head_count_kv": WIDE_CONFIG["num_key_value_heads"],
-        "llama.attention.layer_norm_rms_epsilon": 0.75e-5,
-    }
-    kinds = {"uint32": "u32", "int32": "i32", "float32": "f32", "bool": "bool", "string": "str"}
-    keys = []
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF."):
-            continue
-        kind = "".join("[" if t.name == "ARRAY" else kinds[t.name.lower()] for t in field.types)
-        keys.append(Key(field.name, kind, changed.get(field.name, field.contents())))
-    return write_gguf(path, keys, specs)

@@ -11,7 +11,7 @@ import pytest
 
 import ggq
 from ggq.convert import cli, export_cli
-from tests.models import write_widened_hf
+from tests.standins import write_widened_hf
 
 
 def test_export_widen_convert_gives_the_widened_file(
