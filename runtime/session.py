@@ -76,13 +76,24 @@ class Session:
 
         Up to 8 tokens cost little more than one: what checking a guessed continuation needs.
         """
-        ids = self._checked(tokens)
-        out = np.empty((len(ids), self._h.n_vocab), np.float32)
-        step = self._score_tokens()
-        for start in range(0, len(ids), step):
-            part = ids[start : start + step]
-            out[start : start + step] = self._run(Phase.SCORE, part)
+        blocks = self.score_blocks(tokens)
+        out = np.empty((len(tokens), self._h.n_vocab), np.float32)
+        start = 0
+        for block in blocks:
+            out[start : start + len(block)] = block
+            start += len(block)
         return out
+
+    def score_blocks(self, tokens: Sequence[int], step: int = 0) -> Iterator[Logits]:
+        """`score` in parts, each f32 [up to step, V] and gone when the next is asked for.
+
+        Without `step` a part is as large as one run makes it; more than that it cannot be.
+        """
+        ids, most = self._checked(tokens), self._score_tokens()
+        step = min(step or most, most)
+        return (
+            self._run(Phase.SCORE, ids[start : start + step]) for start in range(0, len(ids), step)
+        )
 
     def rewind(self, n_past: int) -> None:
         """Forget all but the first `n_past` tokens."""

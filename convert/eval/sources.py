@@ -1,0 +1,67 @@
+"""Where the logits of a chunk come from: a model that reads it, or a file of earlier ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+import ggq
+from ggq.convert.eval.chunks import Chunks
+from ggq.runtime.model import Model
+
+F32 = npt.NDArray[np.float32]
+_BLOCK_BYTES = 1 << 26  # logits of one model that are in memory at a time
+_LEAST_BLOCK = 16
+
+
+class LogitSource(Protocol):
+    """Gives logits f32 [V] for every scored position of a chunk.
+
+    `llama_base`: they are log-probabilities with a floor, out of a file of llama.cpp.
+    """
+
+    name: str
+    n_vocab: int
+    llama_base: bool
+
+    def blocks(self, chunks: Chunks, number: int, step: int) -> Iterator[F32]:
+        """f32 [step or less, V], in order; each is gone when the next is asked for."""
+
+
+def block_tokens(n_vocab: int) -> int:
+    """Positions whose logits are made at a time."""
+    return max(_LEAST_BLOCK, min(512, _BLOCK_BYTES // (4 * n_vocab) // 16 * 16))
+
+
+class ModelLogits:
+    """A model that reads the chunks."""
+
+    llama_base = False
+
+    def __init__(self, model: Model, name: str) -> None:
+        self.model, self.name = model, name
+        self.n_vocab = model.hparams.n_vocab
+        self._session = model.session(1)
+
+    def blocks(self, chunks: Chunks, number: int, step: int) -> Iterator[F32]:
+        """Reads the first half without logits, then the second with them."""
+        if self._session.n_ctx < chunks.n_ctx:
+            self._session = self.model.session(chunks.n_ctx)
+        fed, first = chunks.fed(number), chunks.first
+        self._session.rewind(0)
+        self._session.prefill(fed[:first].tolist())
+        return self._session.score_blocks(fed[first:].tolist(), step)
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike[str], *, exact: bool = False, threads: int = 0
+) -> Iterator[ModelLogits]:
+    """The logits of a GGUF file. Raises what `ggq.load` raises."""
+    with ggq.load(path, exact=exact, n_threads=threads) as model:
+        yield ModelLogits(model, os.path.basename(os.fspath(path)))
