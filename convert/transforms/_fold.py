@@ -1,0 +1,194 @@
+"""A fold: factors and orders of rows and columns that leave the function of a model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.convert.tensor_source import Source
+from ggq.convert.transforms._channels import Axis, Group, Part, Site
+from ggq.errors import ConvertError
+
+if TYPE_CHECKING:
+    from ggq.convert.calibrate.statistics import TensorStatistics
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+LARGEST_FACTOR = 2.0**20
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Of one axis: what stands at i was at `order[i]`, times `factors[i]`. None: as before."""
+
+    factors: F32 | None = None
+    order: I64 | None = None
+
+    def then(self, later: Change) -> Change:
+        """Both changes, this one first."""
+        factors, order = self.factors, self.order
+        if later.order is not None:
+            factors = None if factors is None else factors[later.order]
+            order = later.order if order is None else order[later.order]
+        if later.factors is not None:
+            factors = later.factors if factors is None else factors * later.factors
+        return Change(factors, order)
+
+    def apply(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """[..., n] -> [..., n]: the last axis changed."""
+        if self.order is not None:
+            x = x[..., self.order]
+        return x if self.factors is None else x * self.factors
+
+    def undo_factors(self, x: npt.NDArray[Any], power: int = 1) -> npt.NDArray[Any]:
+        """[..., n] -> [..., n]: in the new order, divided by the factors to the `power`."""
+        if self.order is not None:
+            x = x[..., self.order]
+        return x if self.factors is None else x / self.factors**power
+
+
+Key = tuple[str, Axis, int | None]  # tensor, axis, matrix of a stack or None for all
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Changes of tensors that together change nothing a model computes.
+
+    `notes` say in words what was chosen, one line each.
+    """
+
+    changes: Mapping[Key, Change] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    def then(self, later: Fold) -> Fold:
+        """Both folds as one, this one first."""
+        changes = dict(self.changes)
+        for key, change in later.changes.items():
+            changes[key] = changes[key].then(change) if key in changes else change
+        return Fold(changes, (*self.notes, *later.notes))
+
+    def of(self, tensor: str, axis: Axis, matrix: int | None = None) -> Change | None:
+        """The change of a tensor's axis, for one matrix of a stack; None: there is none."""
+        whole = self.changes.get((tensor, axis, None))
+        own = None if matrix is None else self.changes.get((tensor, axis, matrix))
+        return whole.then(own) if whole and own else whole or own
+
+    def touches(self, tensor: str) -> bool:
+        """Whether anything of this tensor changes."""
+        return any(name == tensor for name, _, _ in self.changes)
+
+    def apply(self, source: Source) -> Source:
+        """The same model with changed tensors, which are read from `source` some rows at a time.
+
+        Raises ConvertError for a tensor the model has not.
+        """
+        from ggq.convert.transforms._folded import FoldedTensor
+
+        missing = {name for name, _, _ in self.changes} - {t.info.name for t in source.tensors}
+        if missing:
+            raise ConvertError(
+                f"the transform changes tensor {min(missing)}, which this model has not; "
+                "search it anew for this model"
+            )
+        tensors = [
+            FoldedTensor(tensor, self) if self.touches(tensor.info.name) else tensor
+            for tensor in source.tensors
+        ]
+        return replace(source, tensors=tensors)
+
+    def importance(self, tensor: str, values: F32) -> F32:
+        """f32 [matrices, C] mean squares of a tensor's inputs -> those of the changed tensor."""
+        matrices = []
+        for number, row in enumerate(values):
+            change = self.of(tensor, Axis.COLUMNS, number)
+            matrices.append(row if change is None else change.undo_factors(row, 2))
+        return np.stack(matrices).astype(np.float32, copy=False)
+
+    def statistics(
+        self, tensor: str, stats: TensorStatistics, expert: int | None = None
+    ) -> TensorStatistics:
+        """What calibrating the changed model would have found for `tensor`."""
+        columns = self.of(tensor, Axis.COLUMNS, expert)
+        rows = self.of(tensor, Axis.ROWS, expert)
+        fields: dict[str, Any] = {}
+        if columns is not None:
+            for name in ("mean", "first_rows", "guided_first_rows", "inputs"):
+                fields[name] = _maybe(columns.undo_factors, getattr(stats, name))
+            fields["square"] = columns.undo_factors(stats.square, 2)
+            for name in ("gram", "guided"):
+                fields[name] = _maybe(lambda gram: _both_sides(columns, gram), getattr(stats, name))
+        if rows is not None:
+            fields["gradients"] = _maybe(rows.undo_factors, stats.gradients)
+        return replace(stats, **fields)
+
+    def calibration(self, calibration: Any) -> FoldedCalibration:
+        """The calibration of the changed model, from that of the model before."""
+        return FoldedCalibration(calibration, self)
+
+
+class FoldedCalibration:
+    """A calibration seen through a fold; `of` gives what the changed tensors see."""
+
+    def __init__(self, calibration: Any, fold: Fold) -> None:
+        self._calibration = calibration
+        self._fold = fold
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._calibration, name)
+
+    def of(self, name: str, expert: int | None = None, **options: Any) -> TensorStatistics:
+        """Statistics of a tensor, or of one expert's matrix."""
+        stats = self._calibration.of(name, expert, **options)
+        return self._fold.statistics(name, stats, expert)
+
+
+def scaled(site: Site, factors: F32) -> Fold:
+    """Readers' columns times `factors` f32 [site.width], makers by their inverses.
+
+    Raises ValueError for factors that are not positive, or too far from 1 to be undone.
+    """
+    sane = np.isfinite(factors) & (factors > 1 / LARGEST_FACTOR) & (factors < LARGEST_FACTOR)
+    if factors.shape != (site.width,) or not sane.all():
+        raise ValueError(
+            f"{site.name}: wanted {site.width} factors above 0 and within 2^20 of 1, got "
+            f"{factors.shape} from {np.min(factors)} to {np.max(factors)}"
+        )
+    factors = factors.astype(np.float32)
+    changes = {_key(part): Change(factors=part.values(factors)) for part in site.readers}
+    changes |= {_key(part): Change(factors=part.values(1 / factors)) for part in site.makers}
+    return Fold(changes)
+
+
+def ordered(group: Group, order: I64) -> Fold:
+    """What stands at i comes from `order[i]`, in every part of the group; i64 [group.width].
+
+    Raises ValueError for what is no permutation, or leaves the runs of the group.
+    """
+    places = np.arange(group.width)
+    whole = order.shape == places.shape and np.array_equal(np.sort(order), places)
+    if not whole or (order // group.run != places // group.run).any():
+        raise ValueError(
+            f"{group.name}: wanted an order of {group.width} channels that stay in their runs of "
+            f"{group.run}"
+        )
+    return Fold({_key(part): Change(order=part.order(order)) for part in group.parts})
+
+
+def _key(part: Part) -> Key:
+    return part.tensor, part.axis, part.matrix
+
+
+def _both_sides(columns: Change, gram: F32) -> npt.NDArray[Any]:
+    once = columns.undo_factors(gram)
+    return columns.undo_factors(np.ascontiguousarray(once.T))
+
+
+def _maybe(change: Any, x: Any) -> Any:
+    return None if x is None else change(x)
