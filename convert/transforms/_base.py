@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ggq.blocks import BlockType
 from ggq.convert.tensor_source import Source
 from ggq.convert.transforms._channels import Channels
 from ggq.convert.transforms._fold import Fold
+from ggq.errors import ConvertError
 
 if TYPE_CHECKING:
-    from ggq.convert.calibrate.calibration import Calibration
+    from ggq.convert.calibrate.statistics import TensorStatistics
 
 Types = Mapping[str, BlockType]
+
+
+class Calibrated(Protocol):
+    """Where the statistics of matrices are: a calibration, or one seen through a fold."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The matrices there are statistics of."""
+        ...
+
+    def of(
+        self, name: str, expert: int | None = None, *, guided: bool = True, samples: bool = True
+    ) -> TensorStatistics:
+        """Statistics of a matrix; of a stack, of one expert's."""
+        ...
 
 
 class Transform:
@@ -25,12 +41,20 @@ class Transform:
     name: ClassVar[str]
     needs_calibration: ClassVar[bool] = True
 
-    def search(self, calibration: Calibration | Any, source: Source, types: Types) -> Fold:
+    def search(self, calibration: Calibrated | None, source: Source, types: Types) -> Fold:
         """The fold that suits a source whose tensors will be of `types`, by tensor name.
 
-        Raises UnsupportedModelError, ConvertError.
+        Raises ConvertError without the calibration it needs, UnsupportedModelError, FormatError.
         """
         raise NotImplementedError
+
+    def required(self, calibration: Calibrated | None) -> Calibrated:
+        """The calibration, which must be there. Raises ConvertError."""
+        if calibration is None:
+            raise ConvertError(
+                f"transform {self.name} needs calibration data; give --calib, or take permute"
+            )
+        return calibration
 
 
 def source_channels(source: Source) -> Channels:

@@ -55,8 +55,17 @@ class Part:
 
     def folded(self, of_columns: F32) -> F32:
         """f32 [width * copies], one for each row or column -> f32 [width], copies summed."""
+        total: F32 = self._runs(of_columns).sum(axis=1).reshape(-1)
+        return total
+
+    def peaks(self, of_columns: F32) -> F32:
+        """f32 [width * copies], one for each row or column -> f32 [width], the largest copy."""
+        largest: F32 = self._runs(of_columns).max(axis=1).reshape(-1)
+        return largest
+
+    def _runs(self, of_columns: F32) -> F32:
         run = self.run or of_columns.size // self.copies
-        return of_columns.reshape(-1, self.copies, run).sum(axis=1).reshape(-1)
+        return of_columns.reshape(-1, self.copies, run)
 
 
 @dataclass

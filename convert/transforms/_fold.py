@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ggq.errors import ConvertError
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.statistics import TensorStatistics
+    from ggq.convert.transforms._base import Calibrated
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -128,24 +129,28 @@ class Fold:
             fields["gradients"] = _maybe(rows.undo_factors, stats.gradients)
         return replace(stats, **fields)
 
-    def calibration(self, calibration: Any) -> FoldedCalibration:
+    def calibration(self, calibration: Calibrated) -> FoldedCalibration:
         """The calibration of the changed model, from that of the model before."""
         return FoldedCalibration(calibration, self)
 
 
 class FoldedCalibration:
-    """A calibration seen through a fold; `of` gives what the changed tensors see."""
+    """A calibration seen through a fold: what the changed matrices would have seen."""
 
-    def __init__(self, calibration: Any, fold: Fold) -> None:
+    def __init__(self, calibration: Calibrated, fold: Fold) -> None:
         self._calibration = calibration
         self._fold = fold
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._calibration, name)
+    @property
+    def names(self) -> Sequence[str]:
+        """The matrices there are statistics of."""
+        return self._calibration.names
 
-    def of(self, name: str, expert: int | None = None, **options: Any) -> TensorStatistics:
-        """Statistics of a tensor, or of one expert's matrix."""
-        stats = self._calibration.of(name, expert, **options)
+    def of(
+        self, name: str, expert: int | None = None, *, guided: bool = True, samples: bool = True
+    ) -> TensorStatistics:
+        """Statistics of a matrix, or of one expert's."""
+        stats = self._calibration.of(name, expert, guided=guided, samples=samples)
         return self._fold.statistics(name, stats, expert)
 
 
@@ -161,8 +166,9 @@ def scaled(site: Site, factors: F32) -> Fold:
             f"{factors.shape} from {np.min(factors)} to {np.max(factors)}"
         )
     factors = factors.astype(np.float32)
+    inverses = np.float32(1) / factors
     changes = {_key(part): Change(factors=part.values(factors)) for part in site.readers}
-    changes |= {_key(part): Change(factors=part.values(1 / factors)) for part in site.makers}
+    changes |= {_key(part): Change(factors=part.values(inverses)) for part in site.makers}
     return Fold(changes)
 
 

@@ -24,8 +24,12 @@ class Weights:
         """Numbers of the matrices of a stack that `part` means; [0] where there is one."""
         if part.matrix is not None:
             return [part.matrix]
-        shape = self.tensors[part.tensor].info.shape
-        return list(range(shape[0])) if len(shape) > 2 else [0]
+        count = self.tensors[part.tensor].info.shape[0] if self.is_stack(part.tensor) else 1
+        return list(range(count))
+
+    def is_stack(self, name: str) -> bool:
+        """Whether a tensor has one matrix for each expert."""
+        return len(self.tensors[name].info.shape) > 2
 
     def rows(self, name: str, matrix: int, count: int) -> tuple[F32, npt.NDArray[np.int64]]:
         """About `count` rows spread over a matrix: f32 [r, C] and their numbers in it, i64 [r]."""
@@ -47,9 +51,7 @@ class Weights:
     def column_peaks(self, part: Part) -> F32:
         """f32 [width]: largest magnitude in each channel's columns."""
         peaks = np.max([np.abs(x).max(axis=0) for x in self._chunks(part)], axis=0)
-        run = part.run or len(peaks) // part.copies
-        peak: F32 = peaks.reshape(-1, part.copies, run).max(axis=1).reshape(-1)
-        return peak
+        return part.peaks(peaks)
 
     def _chunks(self, part: Part) -> Iterator[F32]:
         tensor = self.tensors[part.tensor]

@@ -6,13 +6,11 @@ ones, every block pays for them; side by side only their own blocks do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from ggq.convert.tensor_source import Source
-from ggq.convert.transforms._base import Transform, Types, source_channels
+from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Group
 from ggq.convert.transforms._fold import Fold, ordered
 from ggq.convert.transforms._weights import Weights
@@ -28,7 +26,7 @@ class Permute(Transform):
     name = "permute"
     needs_calibration = False
 
-    def search(self, calibration: Any, source: Source, types: Types) -> Fold:
+    def search(self, calibration: Calibrated | None, source: Source, types: Types) -> Fold:
         """Orders by magnitude; calibration and types do not matter."""
         weights, fold = Weights(source), Fold()
         for group in source_channels(source).groups:

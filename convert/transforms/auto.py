@@ -1,0 +1,78 @@
+"""The transform, or pair of them, that wins on held-out tokens; none if none does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ggq.convert.tensor_source import Source
+from ggq.convert.transforms._base import Calibrated, Transform, Types
+from ggq.convert.transforms._channels import Axis, Part
+from ggq.convert.transforms._fold import Fold
+from ggq.convert.transforms._objective import readers
+from ggq.convert.transforms._weights import Weights
+from ggq.convert.transforms.awq import Awq
+from ggq.convert.transforms.permute import Permute
+from ggq.convert.transforms.smooth import Smooth
+
+Judge = Callable[[Sequence[Fold]], Sequence[float]]
+CANDIDATES: tuple[tuple[Transform, ...], ...] = (
+    (Permute(),),
+    (Awq(),),
+    (Smooth(),),
+    (Awq(), Permute()),
+)
+MARGIN = 0.99  # a winner must be at most this part of what none costs
+
+
+class Auto(Transform):
+    """Tries every candidate and keeps the one with the least loss."""
+
+    name = "auto"
+
+    def search(
+        self,
+        calibration: Calibrated | None,
+        source: Source,
+        types: Types,
+        judge: Judge | None = None,
+    ) -> Fold:
+        """The best fold, which may be none.
+
+        `judge` says what a model costs with each of some folds, the first of which is none: for
+        example the divergence from the full model on a held-out text, once quantized. By default
+        the errors of all outputs on sampled tokens that no search has seen.
+        """
+        given = self.required(calibration)
+        folds, names = [Fold()], ["none"]
+        for chain in CANDIDATES:
+            fold, seen_source, seen = Fold(), source, given
+            for transform in chain:
+                fold = fold.then(transform.search(seen, seen_source, types))
+                seen_source, seen = fold.apply(source), fold.calibration(given)
+            folds.append(fold)
+            names.append("+".join(transform.name for transform in chain))
+        costs = judge(folds) if judge else predicted_costs(folds, source, given, types)
+        best = int(np.argmin(costs))
+        if costs[best] > MARGIN * costs[0]:
+            best = 0
+        measured = ", ".join(
+            f"{name} x {cost / max(costs[0], 1e-30):.3f}"
+            for name, cost in zip(names, costs, strict=True)
+        )
+        chosen = folds[best]
+        return Fold(chosen.changes, (f"{names[best]} of {measured}", *chosen.notes))
+
+
+def predicted_costs(
+    folds: Sequence[Fold], source: Source, calibration: Calibrated, types: Types
+) -> list[float]:
+    """What each fold leaves of output error on held-out tokens, over all quantized matrices."""
+    weights = Weights(source)
+    matrices = [name for name, tensor in weights.tensors.items() if len(tensor.info.shape) > 1]
+    known = [Part(name, Axis.COLUMNS) for name in matrices if name in calibration.names]
+    costs = np.zeros(len(folds))
+    for reader in readers(known, weights, calibration, types):
+        costs += [reader.error(fold, held_out=True) for fold in folds]
+    return [float(cost) for cost in costs]
