@@ -23,6 +23,7 @@ GGQError                                 exit code of the command line tools: 1
     UnsupportedModelError(ValueError)    3  an architecture or config value ggq does not implement
     ConvertError(ValueError)             3  the source of a conversion is wrong
         ImatrixError                        an importance matrix is wrong or of another model
+        CalibrationTextError                the text to calibrate with is too short or no text
         SafetensorsError                    a safetensors file is wrong
         PickleError                         weights that could run code when read
         MissingFileError             4      a file of the model is not in its directory
@@ -171,6 +172,10 @@ class ConvertError(GGQError, ValueError):
 
 class ImatrixError(ConvertError):
     """An importance matrix file is wrong, or it belongs to another model."""
+
+
+class CalibrationTextError(ConvertError):
+    """The text to calibrate with is too short, or it is no text."""
 
 
 class SafetensorsError(ConvertError):
