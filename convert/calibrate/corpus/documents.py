@@ -87,19 +87,17 @@ def read_files(paths: Iterable[str | Path]) -> tuple[Document, ...]:
 
 def _user_file(path: Path) -> Document:
     if path.is_dir():
-        raise CalibrationTextError(
-            "this is a folder; calibration text is given as files", path=path
-        )
+        raise CalibrationTextError(f"{path} is a folder; calibration text is given as files")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such calibration file") from None
     except UnicodeDecodeError as error:
         raise CalibrationTextError(
-            f"byte {error.start:,} is not UTF-8; calibration text must be UTF-8", path=path
+            f"{path}: byte {error.start:,} is not UTF-8; calibration text must be UTF-8"
         ) from None
     if not text.strip():
-        raise CalibrationTextError("the file has no text to calibrate with", path=path)
+        raise CalibrationTextError(f"{path} has no text to calibrate with")
     return Document(path.name, USER_DOMAIN, "", text.replace("\r\n", "\n"))
 
 

@@ -18,7 +18,6 @@ from ggq.convert.calibrate.corpus.documents import (
     plain,
 )
 from ggq.errors import CalibrationTextError, TemplateError
-from ggq.runtime.tokenizer import Tokenizer
 
 # Where a passage may begin: at a line with text, or behind the end of a sentence.
 START = re.compile(
@@ -32,6 +31,21 @@ CHARACTERS_PER_TOKEN = 5
 CHARACTERS_PER_TOKEN_AT_MOST = 64
 # Tokens near a cut may be others than in the whole text.
 CUT_MARGIN_TOKENS = 16
+
+
+class Tokenizer(Protocol):
+    """What is needed of ggq.runtime.tokenizer.Tokenizer."""
+
+    add_bos: bool
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a text."""
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Tokens of `text`."""
 
 
 class ChatTemplate(Protocol):
@@ -135,9 +149,9 @@ class _Cutter:
         """`n_ctx` tokens: one passage, or several where a text ends or is made of chats."""
         tokens = list(self._begin)
         while len(tokens) < n_ctx:
-            if len(tokens) > len(self._begin):
-                tokens += self._separator
             document, place = pool.next()
+            if len(tokens) > len(self._begin) and not (self._chat and document.conversations):
+                tokens += self._separator
             tokens += self._passage(document, place, n_ctx - len(tokens))
         return tokens[:n_ctx]
 
@@ -166,7 +180,7 @@ class _Cutter:
         except TemplateError:
             return self._encode(plain(conversation))
         tokens = self._tokenizer.encode(text, add_special=False)
-        return tokens[1:] if tokens[:1] == [self._tokenizer.bos] else tokens
+        return tokens[1:] if self._begin and tokens[:1] == self._begin else tokens
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special=False, parse_special=False)
