@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggq import blocks
-from ggq.convert.grids import grid_of
+from ggq.convert.grids import grid_of, word_grid_of
 from tests.block_data import legal_rows
 from tests.block_oracle import dequantized
 
@@ -43,6 +43,21 @@ def test_weights_are_what_llama_cpp_decodes(type: blocks.BlockType) -> None:
     assert grid is not None
     raw = legal_rows(type, 7, 1024, np.random.default_rng(1))
     np.testing.assert_array_equal(grid.unpack(raw).weights(), dequantized(type, raw))
+
+
+@pytest.mark.parametrize("name", ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 5), count=st.integers(1, 3))
+def test_words_unpack_to_what_llama_cpp_decodes_and_pack_again(
+    name: str, seed: int, rows: int, count: int
+) -> None:
+    type = blocks.by_name(name)
+    grid = word_grid_of(type)
+    assert grid is not None
+    raw = legal_rows(type, rows, 256 * count, np.random.default_rng(seed))
+    parts = grid.unpack(raw)
+    np.testing.assert_array_equal(grid.weights(parts), dequantized(type, raw))
+    np.testing.assert_array_equal(grid.pack(parts), raw)
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q3_K", "Q5_1"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggq import blocks
-from ggq.convert.grids import grid_of
+from ggq.convert.grids import grid_of, word_grid_of
 from ggq.convert.methods import Needs, Options, Prepared, all_methods, by_name, covering
 from ggq.errors import QuantizeError, UsageError
 from tests import weight_strategies
@@ -14,6 +14,8 @@ from tests.block_oracle import dequantized
 from tests.hessians import Given, correlated, cost, given_inputs, weights
 
 GRID_TYPES = [type for type in blocks.all_types() if grid_of(type)]
+WORD_TYPES = [type for type in blocks.all_types() if word_grid_of(type)]
+ALL_TYPES = GRID_TYPES + WORD_TYPES
 GRID_NAMES = [type.name for type in GRID_TYPES]
 U8 = np.ndarray
 
@@ -31,7 +33,7 @@ def test_methods_are_found() -> None:
         by_name("best")
 
 
-@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+@pytest.mark.parametrize("type", ALL_TYPES, ids=lambda type: type.name)
 def test_gptq_costs_much_less_than_llama(type: blocks.BlockType) -> None:
     stats, w = given_inputs(correlated(512, 1)), weights(37, 512, 2)
     costs = [
@@ -66,7 +68,7 @@ def test_imatrix_costs_less_on_ordinary_weights(type: blocks.BlockType) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 70])
-@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "IQ4_NL"])
+@pytest.mark.parametrize("name", ["Q4_K", "IQ4_NL", "IQ2_XXS"])
 def test_a_slice_of_rows_gets_that_slice_of_bytes(name: str, rows: int) -> None:
     type, stats = blocks.by_name(name), given_inputs(correlated(256, 3))
     w = weights(70, 256, 4)
@@ -107,7 +109,7 @@ def hard_cases() -> dict[str, Given]:
     }
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q2_K", "IQ4_XS"])
+@pytest.mark.parametrize("name", ["Q4_K", "Q2_K", "IQ4_XS", "IQ2_XXS", "IQ3_S"])
 @pytest.mark.parametrize("case", hard_cases())
 def test_hard_hessians(case: str, name: str) -> None:
     stats, type, w = hard_cases()[case], blocks.by_name(name), weights(19, 256, 8)

@@ -9,9 +9,10 @@ from functools import cache
 
 from ggq.blocks import BlockType
 from ggq.convert.grids._grid import Grid, Parts
+from ggq.convert.grids.words import WordGrid, WordParts
 from ggq.registry import classes_in
 
-__all__ = ["Grid", "Parts", "grid_of"]
+__all__ = ["Grid", "Parts", "WordGrid", "WordParts", "grid_of", "word_grid_of"]
 
 
 @cache
@@ -22,3 +23,14 @@ def _registry() -> dict[str, Grid]:
 def grid_of(type: BlockType) -> Grid | None:
     """The grid of a tensor type, None where its codes are not numbers on a line."""
     return _registry().get(type.name)
+
+
+@cache
+def _words() -> dict[str, WordGrid]:
+    found = classes_in(__name__, __path__, WordGrid, "codebook")
+    return {kind.__name__: kind() for kind in found}
+
+
+def word_grid_of(type: BlockType) -> WordGrid | None:
+    """The grid of a type whose weights are words of a codebook, None for others."""
+    return _words().get(type.name)

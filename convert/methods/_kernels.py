@@ -56,20 +56,30 @@ def nearest_of(levels: Sequence[int] | None, low: Value, high: Value) -> Nearest
     return of_table
 
 
-class _Columns:
-    """A lane array's columns of one row group."""
+class Lane:
+    """A run of vectors in memory: element i holds number i of the row in each lane."""
 
-    def __init__(self, array: Value, group: Value, columns: Value) -> None:
-        self.address = array + group * columns * target().nbytes
+    def __init__(self, address: Value) -> None:
+        self.address = address
 
-    def __getitem__(self, k: Value | int) -> Value:
-        return load(f32 * target().lanes, self.address + k * target().nbytes, 4)
+    def __getitem__(self, i: Value | int) -> Value:
+        return load(f32 * target().lanes, self.address + i * target().nbytes, 4)
 
-    def __setitem__(self, k: Value | int, x: Value) -> None:
-        store(self.address + k * target().nbytes, x, 4)
+    def __setitem__(self, i: Value | int, x: Value) -> None:
+        store(self.address + i * target().nbytes, x, 4)
+
+    def part(self, start: Value | int) -> Lane:
+        """The same memory from element `start` on."""
+        return Lane(self.address + start * target().nbytes)
 
 
-def _coefficient(row: Value, k: int) -> Value:
+def none() -> Value:
+    """A vector of zeros."""
+    return zeros(f32 * target().lanes)
+
+
+def coefficient(row: Value, k: int) -> Value:
+    """Number k of a row of memory, in all lanes."""
     return splat(load(f32, row + 4 * k, 4), target().lanes)
 
 
@@ -90,13 +100,13 @@ def feedback_kernel(levels: tuple[int, ...] | None) -> Kernel:
     ) -> None:  # fmt: skip
         nearest = nearest_of(levels, low, high)
         for group in loop(groups):
-            lost, level = _Columns(w, group, columns), _Columns(chosen, group, columns)
-            step, offset = _Columns(steps, group, scales), _Columns(offsets, group, scales)
+            lost, level = Lane(w).part(group * columns), Lane(chosen).part(group * columns)
+            step, offset = Lane(steps).part(group * scales), Lane(offsets).part(group * scales)
             for first in loop(0, columns, EIGHT):
                 rows = packed + first * columns * 4
                 wanted = [var(lost[first + c]) for c in range(EIGHT)]
                 for j in loop(first):
-                    _add(wanted, lost[j], rows + j * (4 * EIGHT))
+                    add_row(wanted, lost[j], rows + j * (4 * EIGHT))
                 for c in range(EIGHT):
                     k = first + c
                     at = load(i64, place + k * 8, 8)
@@ -104,7 +114,7 @@ def feedback_kernel(levels: tuple[int, ...] | None) -> Kernel:
                     new = select(s.eq(0.0), level[k], nearest((wanted[c] - o) / s))
                     level[k] = new
                     lost[k] = loss = lost[k] - fma(s, new, o)
-                    _add(wanted, loss, rows + k * (4 * EIGHT), c + 1)
+                    add_row(wanted, loss, rows + k * (4 * EIGHT), c + 1)
 
     return Kernel(f"methods.feedback.{_label(levels)}", body, 11)
 
@@ -126,8 +136,8 @@ def descent_kernel(levels: tuple[int, ...] | None) -> Kernel:
     ) -> None:  # fmt: skip
         nearest = nearest_of(levels, low, high)
         for group in loop(groups):
-            slope, level = _Columns(errors, group, columns), _Columns(chosen, group, columns)
-            step = _Columns(steps, group, scales)
+            slope, level = Lane(errors).part(group * columns), Lane(chosen).part(group * columns)
+            step = Lane(steps).part(group * scales)
             for _ in loop(sweeps):
                 for first in loop(0, columns, EIGHT):
                     rows = packed + first * columns * 4
@@ -137,14 +147,14 @@ def descent_kernel(levels: tuple[int, ...] | None) -> Kernel:
                     for c in range(EIGHT):
                         k = first + c
                         s, old = step[load(i64, place + k * 8, 8)], level[k]
-                        ideal = old - here[c] * _coefficient(inverse + k * 4, 0) / s
+                        ideal = old - here[c] * coefficient(inverse + k * 4, 0) / s
                         new = select(s.eq(0.0), old, nearest(ideal))
                         level[k] = new
                         moves.append(s * (new - old))
                         some = some | new.ne(old)
-                        _add(here, moves[c], rows + k * (4 * EIGHT), c + 1)
+                        add_row(here, moves[c], rows + k * (4 * EIGHT), c + 1)
                     with when(lane_bits(some).ne(0)):
-                        _spread(slope, moves, rows, columns)
+                        spread(slope, moves, rows, columns)
 
     return Kernel(f"methods.descent.{_label(levels)}", body, 12)
 
@@ -155,28 +165,28 @@ def gradient_kernel() -> Kernel:
 
     def body(errors: Value, slopes: Value, packed: Value, columns: Value, groups: Value) -> None:
         for group in loop(groups):
-            error, slope = _Columns(errors, group, columns), _Columns(slopes, group, columns)
+            error, slope = Lane(errors).part(group * columns), Lane(slopes).part(group * columns)
             for k in loop(columns):
-                slope[k] = zeros(f32 * target().lanes)
+                slope[k] = none()
             for first in loop(0, columns, EIGHT):
                 moves = [error[first + c] for c in range(EIGHT)]
-                _spread(slope, moves, packed + first * columns * 4, columns)
+                spread(slope, moves, packed + first * columns * 4, columns)
 
     return Kernel("methods.gradient", body, 5)
 
 
-def _add(sums: Sequence[Var], x: Value, row: Value, start: int = 0) -> None:
+def add_row(sums: Sequence[Var], x: Value, row: Value, start: int = 0) -> None:
     """sums[c] += x * row[c], c >= start"""
     for c in range(start, EIGHT):
-        sums[c].set(fma(x, _coefficient(row, c), sums[c]))
+        sums[c].set(fma(x, coefficient(row, c), sums[c]))
 
 
-def _spread(slope: _Columns, moves: list[Value], rows: Value, columns: Value) -> None:
+def spread(slope: Lane, moves: list[Value], rows: Value, columns: Value) -> None:
     """Slope of every column += moves of eight times their coefficients to it."""
     for k in loop(columns):
         total = slope[k]
         for c, move in enumerate(moves):
-            total = fma(move, _coefficient(rows + k * (4 * EIGHT), c), total)
+            total = fma(move, coefficient(rows + k * (4 * EIGHT), c), total)
         slope[k] = total
 
 

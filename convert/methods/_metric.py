@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+T = TypeVar("T")
+_DEAD_DAMPING = 1e-4  # of a column never used, as a share of the others': its errors cost nothing
 _DEAD = 1e-9  # share of the mean diagonal at which a column counts as never used
 
 
@@ -32,6 +35,18 @@ class Packed(NamedTuple):
     def columns(self) -> int:
         """Places, the empty ones included."""
         return int(self.matrix.shape[1])
+
+
+class Units(NamedTuple):
+    """Columns in units of eight: `packed` between units, `blocks` f32[C / 8, 8, 8] within."""
+
+    packed: Packed
+    blocks: F32
+
+    @property
+    def order(self) -> I64:
+        """i64[C / 8]: the unit at each place."""
+        return self.packed.order[::EIGHT] // EIGHT
 
 
 class Metric:
@@ -53,22 +68,21 @@ class Metric:
         mean = float(self.diagonal.mean()) if C else 0.0
         self.unit = damping_unit if damping_unit > 0 else mean
         self.live = np.flatnonzero(self.diagonal > _DEAD * mean)
-        self._kept: dict[tuple[float, int], Packed] = {}
+        self._kept: dict[tuple[str, float], Any] = {}
         self._lock = threading.Lock()
 
     def damped(self, damping: float, columns: I64) -> F64:
         """f64[n, n]: rows and columns of H, the diagonal raised by damping * unit."""
         out = self.hessian[np.ix_(columns, columns)].astype(np.float64)
-        out[np.diag_indices_from(out)] += damping * self.unit
+        live = self.diagonal[columns] > _DEAD * self.diagonal.mean()
+        out[np.diag_indices_from(out)] += damping * self.unit * np.where(live, 1, _DEAD_DAMPING)
         return out
 
     def packed(self, damping: float) -> Packed:
         """The damped Hessian of the live columns, in their own order."""
-        with self._lock:
-            key = damping, 0
-            if key not in self._kept:
-                self._kept[key] = Packed(self.live, _pack(self.damped(damping, self.live)))
-            return self._kept[key]
+        return self._once(
+            "packed", damping, lambda: Packed(self.live, _pack(self.damped(damping, self.live)))
+        )
 
     def feedback(self, damping: float) -> Packed:
         """Coefficients of error feedback; the columns of largest diagonal come first.
@@ -77,15 +91,61 @@ class Metric:
         weight takes up the errors j before it times V[j, k] / V[k, k]. That is what GPTQ computes
         from the inverse (Frantar et al. 2022, arXiv 2210.17323; QuIP, arXiv 2307.13304).
         """
+
+        def make() -> Packed:
+            order = self.live[np.argsort(-self.diagonal[self.live], kind="stable")]
+            upper = _upper_factor(self.damped(damping, order), self.unit)
+            upper /= np.diagonal(upper).copy()
+            np.fill_diagonal(upper, 0)
+            return Packed(order, _pack(upper))
+
+        return self._once("feedback", damping, make)
+
+    def units(self, damping: float) -> Units:
+        """The damped Hessian of all columns, in their own order, and its diagonal blocks."""
+
+        def make() -> Units:
+            columns = np.arange(len(self.diagonal))
+            hessian = self.damped(damping, columns)
+            return Units(Packed(columns, _pack(hessian)), _diagonal_blocks(hessian))
+
+        return self._once("units", damping, make)
+
+    def unit_feedback(self, damping: float) -> Units:
+        """As `feedback`, for eight columns at a time; errors within a unit cost x B x^T, B a block.
+
+        In the block form coefficients are V[j, b] V[b, b]^-1 and a unit's own metric is V[b, b]
+        V[b, b]^T. Units of largest trace come first.
+        """
+
+        def make() -> Units:
+            traces = self.diagonal.reshape(-1, EIGHT).sum(1)
+            units = np.argsort(-traces, kind="stable")
+            columns = (units[:, None] * EIGHT + np.arange(EIGHT)).reshape(-1)
+            upper = _upper_factor(self.damped(damping, columns), self.unit)
+            own = _diagonal_blocks(upper).astype(np.float64)
+            blocks = (own @ own.transpose(0, 2, 1)).astype(np.float32)
+            by_unit = upper.reshape(len(upper), -1, EIGHT).transpose(1, 0, 2)
+            coefficients = (by_unit @ np.linalg.inv(own)).transpose(1, 0, 2).reshape(upper.shape)
+            before = np.arange(len(upper))[:, None] // EIGHT < np.arange(len(upper)) // EIGHT
+            return Units(Packed(columns, _pack(coefficients * before)), blocks)
+
+        return self._once("unit feedback", damping, make)
+
+    def _once(self, name: str, damping: float, make: Callable[[], T]) -> T:
         with self._lock:
-            key = damping, 1
+            key = name, damping
             if key not in self._kept:
-                order = self.live[np.argsort(-self.diagonal[self.live], kind="stable")]
-                upper = _upper_factor(self.damped(damping, order), self.unit)
-                upper /= np.diagonal(upper).copy()
-                np.fill_diagonal(upper, 0)
-                self._kept[key] = Packed(order, _pack(upper))
-            return self._kept[key]
+                self._kept[key] = make()
+            found: T = self._kept[key]
+            return found
+
+
+def _diagonal_blocks(matrix: F64) -> F32:
+    units = len(matrix) // EIGHT
+    each = np.arange(units)
+    blocks = matrix.reshape(units, EIGHT, units, EIGHT)[each, :, each]
+    return np.ascontiguousarray(blocks, np.float32)
 
 
 def _upper_factor(matrix: F64, unit: float) -> F64:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from ggq.convert.grids import Grid
-from ggq.convert.methods._kernels import nearest_of
+from ggq.convert.methods._kernels import Lane, nearest_of, none
 from ggq.jit import Kernel
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -28,30 +28,11 @@ from ggq.jit.lang import (
     minimum,
     rint,
     select,
-    store,
     table,
     var,
-    zeros,
 )
 
 Nearest = Callable[[Value], Value]
-
-
-class Lane:
-    """A run of vectors in memory: element i holds number i of the row in each lane."""
-
-    def __init__(self, address: Value) -> None:
-        self.address = address
-
-    def __getitem__(self, i: Value | int) -> Value:
-        return load(f32 * target().lanes, self.address + i * target().nbytes, 4)
-
-    def __setitem__(self, i: Value | int, x: Value) -> None:
-        store(self.address + i * target().nbytes, x, 4)
-
-    def part(self, start: Value | int) -> Lane:
-        """The same memory from element `start` on."""
-        return Lane(self.address + start * target().nbytes)
 
 
 class Fit(NamedTuple):
@@ -99,11 +80,6 @@ class Weights(NamedTuple):
         some = determinant > 1e-6 * hh * hll
         new_step = select(some, (hh * hxl - hl * hx) / determinant, step)
         return new_step, select(some, (hll * hx - hl * hxl) / determinant, offset)
-
-
-def none() -> Value:
-    """A vector of zeros."""
-    return zeros(f32 * target().lanes)
 
 
 def better(new: Fit, kept: list[Var]) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from ggq.blocks import BlockType
-from ggq.convert.grids import grid_of
+from ggq.convert.grids import grid_of, word_grid_of
 from ggq.convert.methods._base import F32, U8, Method, Needs, Options, Prepared, Statistics
 from ggq.convert.methods._metric import Metric
 from ggq.convert.methods._rounding import Rounding
+from ggq.convert.methods._word_rounding import WordRounding
 from ggq.convert.methods.imatrix import fitted
 
 
@@ -24,7 +25,7 @@ class Gptq(Method):
     needs = Needs.HESSIAN
 
     def covers(self, type: BlockType) -> bool:
-        return grid_of(type) is not None
+        return grid_of(type) is not None or word_grid_of(type) is not None
 
     def _prepare(self, stats: Statistics | None, options: Options) -> Prepared:
         assert stats is not None
@@ -37,23 +38,23 @@ class Gptq(Method):
         return stats.gram, stats.first
 
     def quantize(self, w: F32, type: BlockType, prepared: Prepared, *, threads: int = 0) -> U8:
-        grid = grid_of(type)
+        options, metric = prepared.options, prepared.metric
+        grid, words = grid_of(type), word_grid_of(type)
+        assert metric is not None
+        bits = type.bits_per_weight
+        damping = damping_for(bits) if options.damping is None else options.damping
+        if words:
+            start = type.quantize(w, metric.diagonal, threads=threads)
+            return WordRounding(words, metric, damping, options.sweeps).improve(w, start, threads)
         assert grid is not None
-        assert prepared.metric is not None
-        start = fitted(w, type, prepared.metric.diagonal, threads)
-        damping = prepared.options.damping
-        rounding = Rounding(
-            grid,
-            prepared.metric,
-            damping_for(len(grid.levels)) if damping is None else damping,
-            prepared.options.sweeps,
-        )
-        return rounding.improve(w, start, threads)
+        start = fitted(w, type, metric.diagonal, threads)
+        return Rounding(grid, metric, damping, options.sweeps).improve(w, start, threads)
 
 
-def damping_for(levels: int) -> float:
-    """Share of the mean diagonal; fewer levels leave errors the sample's Hessian underrates.
+def damping_for(bits: float) -> float:
+    """Share of the mean diagonal, for a type of that many bits a weight.
 
-    Measured on SmolLM2: .05 and .10 beat .01 at two bits, .01 serves at four.
+    Larger errors need more: the sample's Hessian underrates them. Measured on SmolLM2: .05 and .10
+    beat .01 at two bits, .01 serves at four.
     """
-    return 0.01 if levels >= 16 else 0.05 if levels >= 8 else 0.10
+    return 0.01 if bits >= 4 else 0.05 if bits >= 3 else 0.10

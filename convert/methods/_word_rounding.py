@@ -1,0 +1,115 @@
+"""The words of rows whose scales are given, against a full Hessian: feedback, then descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.convert.grids import WordGrid, WordParts
+from ggq.convert.methods._kernels import gradient_kernel
+from ggq.convert.methods._metric import Metric, Units
+from ggq.convert.methods._parallel import in_parallel
+from ggq.convert.methods._rounding import by_lanes, scales_by_lanes
+from ggq.convert.methods._scale_fit import by_rows, to_rows
+from ggq.convert.methods._word_kernels import word_descent_kernel, word_feedback_kernel, word_table
+from ggq.jit import prepare
+from ggq.jit.isa import target
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+_EIGHT = 8
+_GROUPS = 2  # row groups a thread takes at a time
+
+
+@dataclass(frozen=True)
+class WordRounding:
+    """One codebook type's words under one Hessian."""
+
+    grid: WordGrid
+    metric: Metric
+    damping: float
+    sweeps: int
+
+    def improve(self, w: F32, start: U8, threads: int) -> U8:
+        """f32[R, C] and u8[R, row_bytes] with good scales -> the same scales, better words."""
+        if not len(self.metric.live) or not len(w):
+            return start
+        feedback, whole = self.metric.unit_feedback(self.damping), self.metric.units(self.damping)
+        prepare(
+            [word_feedback_kernel(self.grid), word_descent_kernel(self.grid), gradient_kernel()]
+        )
+        table = word_table(self.grid)
+        out = np.empty_like(start)
+
+        def rows(first: int) -> None:
+            part = slice(first, first + _GROUPS * target().lanes)
+            parts = self.grid.unpack(start[part])
+            chosen = self._feed_back(w[part], parts, feedback, table)
+            out[part] = self.grid.pack(self._descend(w[part], parts, chosen, whole, table))
+
+        in_parallel(rows, range(0, len(w), _GROUPS * target().lanes), threads)
+        return out
+
+    def _feed_back(self, w: F32, parts: WordParts, units: Units, table: F32) -> WordParts:
+        lost = by_lanes(w, units.packed)
+        levels = np.empty_like(lost)
+        columns, dims = lost.shape[1], self.grid.dims
+        words = np.empty((len(lost), columns // dims, lost.shape[2]), np.int32)
+        steps, place = scales_by_lanes(self.grid.steps(parts)), self._place(units)
+        word_feedback_kernel(self.grid)(
+            lost.ctypes.data, steps.ctypes.data, levels.ctypes.data, words.ctypes.data,
+            place.ctypes.data, units.packed.matrix.ctypes.data, units.blocks.ctypes.data,
+            table.ctypes.data, columns, steps.shape[1], len(lost),
+        )  # fmt: skip
+        back = np.argsort(units.order)
+        each = _EIGHT // dims
+        words = words.reshape(len(words), -1, each, words.shape[2])[:, back]
+        levels = levels.reshape(len(levels), -1, _EIGHT, levels.shape[2])[:, back]
+        whole = len(lost), -1, lost.shape[2]
+        return self._parts(parts, levels.reshape(whole), words.reshape(whole))
+
+    def _descend(
+        self, w: F32, parts: WordParts, chosen: WordParts, units: Units, table: F32
+    ) -> WordParts:
+        """Rows start from `chosen`, or from `parts` where that costs less."""
+        (errors, slopes), (old_errors, old_slopes) = (
+            self._slopes(w, each, units) for each in (chosen, parts)
+        )
+        worse = ((errors * slopes).sum(1) > (old_errors * old_slopes).sum(1))[:, None]
+        slopes = np.where(worse, old_slopes, slopes)
+        levels = np.where(
+            worse, by_rows(self.grid.levels(parts)), by_rows(self.grid.levels(chosen))
+        )
+        words = np.where(
+            worse, *(by_rows(each.words.astype(np.float32)) for each in (parts, chosen))
+        ).astype(np.int32)
+        steps, place = scales_by_lanes(self.grid.steps(parts)), self._place(units)
+        word_descent_kernel(self.grid)(
+            slopes.ctypes.data, steps.ctypes.data, levels.ctypes.data, words.ctypes.data,
+            place.ctypes.data, units.packed.matrix.ctypes.data, units.blocks.ctypes.data,
+            table.ctypes.data, slopes.shape[1], steps.shape[1], len(slopes), self.sweeps,
+        )  # fmt: skip
+        return self._parts(parts, levels, words)
+
+    def _slopes(self, w: F32, parts: WordParts, units: Units) -> tuple[F32, F32]:
+        """(E, E H) by lanes"""
+        errors = by_rows(self.grid.weights(parts) - w)
+        slopes = np.empty_like(errors)
+        gradient_kernel()(
+            errors.ctypes.data, slopes.ctypes.data, units.packed.matrix.ctypes.data,
+            errors.shape[1], len(errors),
+        )  # fmt: skip
+        return errors, slopes
+
+    def _parts(self, parts: WordParts, levels: F32, words: I32) -> WordParts:
+        """Those of signed levels and words by lanes."""
+        R = len(parts.d)
+        negative = to_rows(levels, R) < 0
+        signs = np.packbits(negative, axis=1, bitorder="little")
+        return parts._replace(words=to_rows(words, R).astype(np.int16), signs=signs)
+
+    def _place(self, units: Units) -> npt.NDArray[np.int64]:
+        return units.order * _EIGHT // self.grid.group
