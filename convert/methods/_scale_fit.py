@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,8 @@ def by_rows(x: F32) -> F32:
     return out
 
 
-def to_rows(x: F32, R: int) -> F32:
-    """f32[row groups, C, lanes] -> f32[R, C], undoing `by_rows`."""
+def to_rows(x: npt.NDArray[Any], R: int) -> npt.NDArray[Any]:
+    """[row groups, C, lanes] -> [R, C], undoing `by_rows`."""
     return np.ascontiguousarray(x.transpose(0, 2, 1).reshape(-1, x.shape[1])[:R])
 
 

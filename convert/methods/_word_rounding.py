@@ -104,7 +104,7 @@ class WordRounding:
         )  # fmt: skip
         return errors, slopes
 
-    def _parts(self, parts: WordParts, levels: F32, words: I32) -> WordParts:
+    def _parts(self, parts: WordParts, levels: F32, words: F32 | I32) -> WordParts:
         """Those of signed levels and words by lanes."""
         R = len(parts.d)
         negative = to_rows(levels, R) < 0
