@@ -16,8 +16,8 @@ from ggq.convert.eval.compare import LLAMA_FLOOR, Compared, Comparer
 from ggq.convert.eval.evaluate import check_vocabularies
 from ggq.convert.eval.sources import opened
 from ggq.errors import GGQError, UsageError
-from tests.gguf_file import TensorSpec, float_tensor, write_gguf
-from tests.models import TINY, VOCAB_SIZE, gguf_keys, gguf_tensors
+from tests.eval_files import tiny_chunks, write_broken, write_pair
+from tests.models import VOCAB_SIZE
 
 F64 = npt.NDArray[np.float64]
 
@@ -125,24 +125,7 @@ def test_too_short_a_text_or_context(words: int, n_ctx: int, message: str) -> No
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model and a coarser copy of it."""
-    folder = tmp_path_factory.mktemp("eval")
-    model = TINY["llama"]
-    specs = [*gguf_tensors("llama", model.config, model.tensors())]
-    keys = gguf_keys("llama", model.config, "coarse")
-    return (
-        model.write_gguf(folder / "f32.gguf"),
-        write_gguf(folder / "coarse.gguf", keys, [coarse(spec) for spec in specs]),
-    )
-
-
-def coarse(spec: TensorSpec) -> TensorSpec:
-    x = np.frombuffer(np.ascontiguousarray(spec.data), "<f4").reshape(spec.shape)
-    return float_tensor(spec.name, np.round(x, 1) if x.ndim > 1 else x)
-
-
-def tiny_chunks(count: int = 3, n_ctx: int = 40) -> Chunks:
-    ids = np.array(TINY["llama"].prompt(count * n_ctx), np.int32)
-    return Chunks(ids.reshape(count, n_ctx), bos=1)
+    return write_pair(tmp_path_factory.mktemp("eval"))
 
 
 def test_a_file_beside_its_reference(tiny: tuple[Path, Path]) -> None:
@@ -180,12 +163,6 @@ def test_files_of_other_vocabularies_are_refused(tiny: tuple[Path, Path]) -> Non
 
 
 def test_logits_that_are_not_finite_are_refused(tiny: tuple[Path, Path], tmp_path: Path) -> None:
-    model = TINY["llama"]
-    specs = [*gguf_tensors("llama", model.config, model.tensors())]
-    broken = [
-        float_tensor(s.name, np.full(s.shape, np.nan)) if s.name == "blk.0.attn_q.weight" else s
-        for s in specs
-    ]
-    path = write_gguf(tmp_path / "nan.gguf", gguf_keys("llama", model.config, "nan"), broken)
+    path = write_broken(tmp_path / "nan.gguf")
     with pytest.raises(GGQError, match=r"nan.gguf: its logits.*not finite in chunk 0"):
         evaluate(path, tiny[0], tiny_chunks(), threads=1)

@@ -37,6 +37,16 @@ class Divergences:
         numbers = np.repeat(np.arange(len(parts), dtype=np.int32), [len(p.kld) for p in parts])
         return cls(numbers, **joined)
 
+    @classmethod
+    def joined(cls, texts: Sequence[Divergences]) -> Divergences:
+        """Several texts as one: their chunks are numbered on."""
+        named = {
+            f.name: np.concatenate([getattr(t, f.name) for t in texts]) for f in fields(Compared)
+        }
+        begins = np.cumsum([0, *(t.chunk.max() + 1 for t in texts[:-1])])
+        chunk = [t.chunk + begin for t, begin in zip(texts, begins, strict=True)]
+        return cls(np.concatenate(chunk).astype(np.int32), **named)
+
     def __len__(self) -> int:
         return len(self.nll)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from ggq.convert.eval.chunks import Chunks
-from ggq.convert.eval.compare import Compared, Comparer
+from ggq.convert.eval.compare import F32, I32, Compared, Comparer
 from ggq.convert.eval.divergences import Divergences
 from ggq.convert.eval.sources import LogitSource, block_tokens, opened
 from ggq.errors import GGQError, UsageError
@@ -17,6 +17,7 @@ from ggq.runtime.cores import usable_cores
 
 Path = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # chunks done, of how many
+Record = Callable[[F32, I32], None]
 
 
 def evaluate(
@@ -43,9 +44,13 @@ def evaluate(
 
 def compare_chunks(
     reference: LogitSource, candidates: Sequence[LogitSource], chunks: Chunks,
-    numbers: Sequence[int], threads: int = 0,
+    numbers: Sequence[int], threads: int = 0, record: Record | None = None,
 ) -> Iterator[list[Compared]]:  # fmt: skip
-    """Of each chunk in `numbers`, what each candidate says beside the reference."""
+    """Of each chunk in `numbers`, what each candidate says beside the reference.
+
+    `record` is given the reference's logits f32 [t, V] block by block, and the tokens they are
+    asked for i32 [t].
+    """
     check_vocabularies(reference, candidates)
     step = block_tokens(reference.n_vocab)
     sources = [reference, *(c for c in candidates if c is not reference)]
@@ -58,6 +63,8 @@ def compare_chunks(
             for blocks in zip(*(s.blocks(chunks, number, step) for s in sources), strict=True):
                 asked = targets[start : start + len(blocks[0])]
                 start += len(asked)
+                if record:
+                    record(blocks[0], asked)
                 for parts, i in zip(found, at, strict=True):
                     known = compare(blocks[0], blocks[i], asked, llama_base=reference.llama_base)
                     parts.append(known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +23,12 @@ _LEAST_BLOCK = 16
 class LogitSource(Protocol):
     """Gives logits f32 [V] for every scored position of a chunk.
 
-    `llama_base`: they are log-probabilities with a floor, out of a file of llama.cpp.
+    `identity` names these very bytes. `llama_base`: they are log-probabilities with a floor, out
+    of a file of llama.cpp.
     """
 
     name: str
+    identity: str
     n_vocab: int
     llama_base: bool
 
@@ -38,6 +41,12 @@ def block_tokens(n_vocab: int) -> int:
     return max(_LEAST_BLOCK, min(512, _BLOCK_BYTES // (4 * n_vocab) // 16 * 16))
 
 
+def identity(path: Path) -> str:
+    """What tells a file from others and from its own earlier and later contents."""
+    at = path.stat()
+    return f"{path.resolve()} {at.st_size} {at.st_mtime_ns}"
+
+
 class ModelLogits:
     """A model that reads the chunks."""
 
@@ -45,6 +54,7 @@ class ModelLogits:
 
     def __init__(self, model: Model, name: str) -> None:
         self.model, self.name = model, name
+        self.identity = "\n".join(map(identity, model.reader.paths))
         self.n_vocab = model.hparams.n_vocab
         self._session = model.session(1)
 
