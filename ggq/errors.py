@@ -24,6 +24,7 @@ GGQError                                 exit code of the command line tools: 1
     ConvertError(ValueError)             3  the source of a conversion is wrong
         ImatrixError                        an importance matrix is wrong or of another model
         CalibrationTextError                the text to calibrate with is too short or no text
+        CalibrationError                    a calibration folder is wrong or lacks something
         SafetensorsError                    a safetensors file is wrong
         PickleError                         weights that could run code when read
         MissingFileError             4      a file of the model is not in its directory
@@ -176,6 +177,10 @@ class ImatrixError(ConvertError):
 
 class CalibrationTextError(ConvertError):
     """The text to calibrate with is too short, or it is no text."""
+
+
+class CalibrationError(ConvertError):
+    """A calibration folder is wrong, not complete, or lacks what is asked of it."""
 
 
 class SafetensorsError(ConvertError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
+
+from ggq.convert.calibrate.moments import Moments
 
 Array = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -42,63 +42,61 @@ class Gram:
         return whole
 
 
-class InputSums:
-    """Moments of the inputs of one site."""
+class Sums:
+    """Moments of the inputs of one matrix."""
 
     def __init__(self, columns: int) -> None:
-        self.count = 0
-        self.later = 0  # tokens that are not the first of their sequence
+        self._count = 0
+        self._later = 0  # tokens that are not the first of their sequence
         self._square = np.zeros(columns)
         self._total = np.zeros(columns)
         self._gram = Gram(columns)
         self._first: list[Array] = []
 
-    def add(self, x: Array, is_first: Flags) -> None:
-        """Add inputs f32 [n, columns]; `is_first` [n]: first of their sequence."""
-        self.count += len(x)
-        self._square += np.einsum("nc,nc->c", x, x)
-        self._total += x.sum(axis=0)
-        self._first.append(x[is_first])
-        rest = x[~is_first]
-        if not len(rest):
-            return
-        self.later += len(rest)
-        norms = np.einsum("nc,nc->n", rest, rest)
-        limit = CAP * np.median(norms)
-        for row in np.flatnonzero(norms > limit):
-            rest[row] *= np.sqrt(limit / norms[row])
-        self._gram.add(rest)
+    def add(self, x: Array, is_first: Flags, squares: Array | None = None) -> None:
+        """Add inputs f32 [n, columns]; `is_first` [n]: first of their sequence.
 
-    def arrays(self) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
-        """(name, values) of what is kept."""
-        yield "count", np.array([self.count, self.later])
-        yield "square", (self._square / max(1, self.count)).astype(np.float32)
-        yield "mean", (self._total / max(1, self.count)).astype(np.float32)
-        yield "first", np.concatenate(self._first) if self._first else np.zeros((0, 0), np.float32)
-        yield "gram", self._gram.mean(self.later)
+        With the mean `squares` [n] of the gradients at the outputs these weigh the tokens, capped;
+        without, long rows are shortened.
+        """
+        self._count += len(x)
+        if squares is None:
+            self._square += np.einsum("nc,nc->c", x, x)
+            self._total += x.sum(axis=0)
+            self._first.append(x[is_first])
+            self._add_gram(shortened(x[~is_first]))
+        else:
+            roots = capped_roots(squares, is_first)[:, None]
+            self._first.append(roots[is_first] * x[is_first])
+            self._add_gram(roots[~is_first] * x[~is_first])
+
+    def _add_gram(self, rest: Array) -> None:
+        self._later += len(rest)
+        if len(rest):
+            self._gram.add(rest)
+
+    def moments(self) -> Moments:
+        """What the sums come to; they are gone afterwards."""
+        first = np.concatenate(self._first) / np.float32(max(1, self._later) ** 0.5)
+        square, total = (x / max(1, self._count) for x in (self._square, self._total))
+        gram = self._gram.mean(self._later)
+        single = np.float32
+        return Moments(
+            self._count, self._later, gram, first, square.astype(single), total.astype(single)
+        )
 
 
-class OutputSums:
-    """Inputs of one matrix weighted by the gradient at its outputs, and sampled gradients."""
+def shortened(x: Array) -> Array:
+    """x [n, C] in place, rows longer than CAP times the median squared norm shortened to that."""
+    norms = np.einsum("nc,nc->n", x, x)
+    limit = CAP * np.median(norms) if len(norms) else 0
+    for row in np.flatnonzero(norms > limit):
+        x[row] *= np.sqrt(limit / norms[row])
+    return x
 
-    def __init__(self, columns: int) -> None:
-        self.later = 0
-        self._gram = Gram(columns)
-        self._first: list[Array] = []
-        self._gradients: list[Array] = []
 
-    def add(self, x: Array, squares: Array, is_first: Flags, gradients: Array) -> None:
-        """Add inputs f32 [n, columns] with the mean squares [n] of the gradients at the outputs."""
-        self._gradients.append(gradients)
-        mean = squares[~is_first].mean() if not is_first.all() else squares.mean()
-        weights = np.sqrt(np.minimum(squares, CAP * mean))[:, None]
-        self._first.append(weights[is_first] * x[is_first])
-        rest = weights[~is_first] * x[~is_first]
-        self.later += len(rest)
-        self._gram.add(rest)
-
-    def arrays(self) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
-        """(name, values) of what is kept."""
-        yield "gradients", np.concatenate(self._gradients)
-        yield "guided_first", np.concatenate(self._first)
-        yield "guided", self._gram.mean(self.later)
+def capped_roots(squares: Array, is_first: Flags) -> Array:
+    """[n] weights -> their roots [n], none above CAP times the mean of those not first."""
+    mean = squares[~is_first].mean() if not is_first.all() else squares.mean()
+    roots: Array = np.sqrt(np.minimum(squares, CAP * mean))
+    return roots

@@ -1,0 +1,93 @@
+"""One pass over a text, layer by layer; then one back, for the gradients.
+
+Forward: the activations of all sequences lie in a file; a layer is read, all sequences go through
+it, its statistics are written, the next layer begins. Backward: the same from the head to the first
+layer, each made again from what entered it, with a next token drawn from the model's own
+distribution at every position (the Fisher information; Kunstner et al. 2019, arXiv:1905.12558).
+
+Memory, in bytes: 4 times the weights of the largest section (a layer, or the output matrix), plus
+4 times the sum of C^2 over its sites going forward and over its matrices going back, plus what a
+batch of about 2048 tokens makes: 4 * 2048 * (some 20 D + 8 F), and 2048 C for a panel of a Gram
+matrix. A layer of a 70B Llama: 3.4 GB + 4.9 GB + 3.5 GB. On the disk: 4 * tokens * D for every
+layer while gradients are to be taken, else for two.
+
+A process that is killed continues with the section it was at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.convert.calibrate.calibration import FORMAT, INDEX, Calibration, Index, Matrix
+from ggq.convert.calibrate.passes import Passes, Progress
+from ggq.convert.calibrate.program import Program, record
+from ggq.convert.calibrate.weights import Weights
+from ggq.convert.tensor_source import Source
+from ggq.errors import UsageError
+from ggq.runtime.arch import by_name, check_tensors
+
+Tokens = npt.NDArray[np.int32]
+
+
+def collect(
+    source: Source, tokens: Tokens, workdir: str | os.PathLike[str], *, gradients: bool = True,
+    sample_tokens: int = 2048, progress: Progress | None = None,
+) -> Calibration:  # fmt: skip
+    """Fill `workdir` with the statistics of a model on `tokens` i32 [sequences, positions].
+
+    What is there already of the same model, text and options is kept; anything else of an older
+    calibration is removed. With `gradients`, those of `sample_tokens` tokens are kept one by one
+    (fewer for matrices of many rows). `progress` gets the share done, 0 to 1. Matrix products run
+    on as many threads as numpy's BLAS uses.
+    Raises UsageError for tokens that cannot be, UnsupportedModelError, FormatError.
+    """
+    weights = Weights(source)
+    arch = by_name(weights.metadata.require("general.architecture", str))
+    h = arch.hparams(weights.metadata)
+    check_tensors(arch.tensors(h), weights.shapes)
+    _check_tokens(tokens, h.n_vocab)
+    program = record(arch, h, weights.shapes, weights.read, tokens.shape[1])
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    index = _index(program, weights, tokens, gradients, sample_tokens)
+    if Index.read(folder) != index:
+        for old in (*folder.glob("*.npz"), *folder.glob("*.f32"), folder / INDEX):
+            old.unlink(missing_ok=True)
+        index.write(folder)
+    Passes(program, weights, tokens, folder, sample_tokens, progress).run(gradients)
+    return Calibration(folder)
+
+
+def _check_tokens(tokens: Tokens, n_vocab: int) -> None:
+    if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] < 2:
+        raise UsageError(
+            f"calibration wants tokens [sequences, positions] with 2 positions or more, not"
+            f" {list(tokens.shape)}"
+        )
+    if tokens.min() < 0 or tokens.max() >= n_vocab:
+        raise UsageError(
+            f"calibration tokens are {tokens.min()} to {tokens.max()}, but the model knows"
+            f" 0 to {n_vocab - 1}; use the model's own tokenizer"
+        )
+
+
+def _index(
+    program: Program, weights: Weights, tokens: Tokens, gradients: bool, sample_tokens: int
+) -> Index:
+    matrices = {}
+    for name, site in program.matrices.items():
+        # The last that reads it: a tied embedding is a matrix of the head.
+        section = max(k for k, s in enumerate(program.sections) if name in s.tensors)
+        *stack, rows, columns = weights.shapes[name]
+        matrices[name] = Matrix(site, section, rows, columns, *stack)
+    digest = hashlib.sha256(f"{FORMAT} {tokens.shape} {gradients} {sample_tokens} ".encode())
+    digest.update(np.ascontiguousarray(tokens, "<i4").tobytes())
+    digest.update(weights.digest())
+    names = [section.name for section in program.sections]
+    sequences, context = tokens.shape
+    return Index(digest.hexdigest(), sequences, context, gradients, names, matrices)
