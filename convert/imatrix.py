@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ggq.atomic import PendingFile, check_target
 from ggq.blocks import by_name
 from ggq.cursor import Cursor
 from ggq.errors import ImatrixError
@@ -86,7 +87,14 @@ def write_imatrix(
     chunk_count: int,
     chunk_size: int,
 ) -> None:
-    """Write the GGUF format; `entries`: name -> sums f32 [matrices, columns], counts [matrices]."""
+    """Write either format, as llama-imatrix does: the legacy one where `path` ends in .dat.
+
+    `entries`: name -> sums f32 [matrices, columns] and counts [matrices] of tokens; `chunk_size` is
+    how many tokens a chunk has, `chunk_count` how many chunks there were.
+    """
+    if os.fspath(path).endswith(".dat"):
+        _write_legacy(Path(path), entries, datasets, chunk_count, chunk_size)
+        return
     metadata = Metadata()
     metadata.set("general.type", "imatrix", ValueType.STRING)
     metadata.set(DATASETS, list(datasets), ValueType.ARRAY, ValueType.STRING)
@@ -100,6 +108,36 @@ def write_imatrix(
     with Writer(path, metadata, infos) as writer:
         for name, x in parts.items():
             writer.write(name, np.ascontiguousarray(x, np.float32).data)
+
+
+def _write_legacy(
+    path: Path, entries: Mapping[str, tuple[F32, F32]], datasets: Sequence[str],
+    chunk_count: int, chunk_size: int,
+) -> None:  # fmt: skip
+    """Sums stand for as many calls as there were chunks; matrices never called get ones."""
+    called = {name: x for name, x in sorted(entries.items()) if x[1].any()}
+    parts = [_int32(len(called))]
+    for name, (sums, counts) in called.items():
+        calls = -(-int(counts.max()) // chunk_size)
+        means = np.ones_like(sums)
+        np.divide(sums, counts[:, None], out=means, where=counts[:, None] > 0)
+        values = (means * np.float32(calls)).astype("<f4")
+        key = name.encode()
+        parts += [_int32(len(key)), key, _int32(calls), _int32(values.size), values.tobytes()]
+    dataset = datasets[-1].encode() if datasets else b""
+    parts += [_int32(chunk_count), _int32(len(dataset)), dataset]
+    check_target(path)
+    pending = PendingFile(path)
+    try:
+        pending.write(memoryview(b"".join(parts)))
+        pending.sync()
+        pending.publish()
+    finally:
+        pending.discard()
+
+
+def _int32(value: int) -> bytes:
+    return value.to_bytes(4, "little", signed=True)
 
 
 def _read_gguf(path: str | os.PathLike[str]) -> Imatrix:

@@ -130,8 +130,11 @@ class Calibration:
         with np.load(inputs_file(self.folder, matrix.section)) as file:
             for row in range(len(means)):
                 key = key_of(matrix.site, row if matrix.experts else None)
-                if f"{key}/square" in file:
-                    means[row], counts[row] = file[f"{key}/square"], file[f"{key}/count"][0]
+                if f"{key}/gram.square" in file:
+                    means[row], counts[row] = (
+                        file[f"{key}/gram.square"],
+                        file[f"{key}/gram.count"][0],
+                    )
         return means, counts
 
     def of(
