@@ -129,12 +129,9 @@ class Calibration:
         counts = np.zeros(len(means), np.int64)
         with np.load(inputs_file(self.folder, matrix.section)) as file:
             for row in range(len(means)):
-                key = key_of(matrix.site, row if matrix.experts else None)
-                if f"{key}/gram.square" in file:
-                    means[row], counts[row] = (
-                        file[f"{key}/gram.square"],
-                        file[f"{key}/gram.count"][0],
-                    )
+                key = f"{key_of(matrix.site, row if matrix.experts else None)}/gram"
+                if key in file:
+                    means[row], counts[row] = file[f"{key}.square"], file[f"{key}.count"][0]
         return means, counts
 
     def of(
