@@ -88,7 +88,7 @@ def measure_row(row: Row, programs: dict[str, Path], args: argparse.Namespace) -
         files.read_once(path)
     cases = [case for case in row.cases if args.only in (None, case.name)]
     peers = [peer for peer in row.peers if peer.engine in programs]
-    settings = Settings(args.threads, 1 if row.long else row.repetitions, not row.long)
+    settings = Settings(args.threads, row.repetitions, row.repetitions > 1)
     record = _started(results.load().get(row.key), cases, peers, args.add)
     for _ in range(args.rounds):
         for case in cases:

@@ -44,9 +44,9 @@ class Peer:
 
 @dataclass(frozen=True)
 class Row:
-    """`goals`: ratio wished for, by engine and name of the case. `long`: one run takes minutes.
+    """`goals`: ratio wished for, by engine and name of the case.
 
-    A round is the mean of `repetitions` runs behind one to warm up, or of one run if it is long.
+    A round is the mean of `repetitions` runs behind one to warm up; a single run has none before.
     """
 
     file: str
@@ -54,7 +54,6 @@ class Row:
     peers: tuple[Peer, ...]
     goals: dict[tuple[str, str], float] = field(default_factory=dict)
     name: str = ""
-    long: bool = False
     repetitions: int = 3
 
     @property
@@ -87,12 +86,12 @@ def _rows() -> Iterator[Row]:
     yield Row("smollm2-q8_0", both, (*usual, wheel, openvino), _goals(1.6, 3.0))
     yield Row("gemma-3-270m-q4_k_m", both, (*usual, wheel), _goals(1.6, 3.5))
     yield Row("1b-q4_k_m", both, (*usual, *IK_BOTH), _goals(1.2, 2.8, ik=1.5))
-    yield Row("8b-q4_k_m", both, usual, _goals(1.1, 2.5), long=True)
+    yield Row("8b-q4_k_m", both, usual, _goals(1.1, 2.5), repetitions=1)
     deep = {(LLAMA, DEEP_ANSWER.name): 1.3, (LLAMA, LONG_PROMPT.name): 2.5}
     for flash, name in (("1", "8k"), ("0", "8k-without-flash")):
         peers = (Peer(LLAMA, args=("-fa", flash)),)
         cases = (DEEP_ANSWER, LONG_PROMPT)
-        yield Row("smollm2-q4_0", cases, peers, deep, f"smollm2-q4_0-{name}", long=True)
+        yield Row("smollm2-q4_0", cases, peers, deep, f"smollm2-q4_0-{name}", repetitions=1)
     for kind in ("f32", "bf16"):
         yield Row(f"smollm2-{kind}", both, (*usual, Peer(TRANSFORMERS, args=(kind,))))
     for family in TYPES:
