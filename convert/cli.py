@@ -4,110 +4,118 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
+import os
 import shlex
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggq.cli_support import Parser, printable, run
+from ggq.cli_support import printable, run
+from ggq.convert.cli_options import (
+    BLAS_THREADS,
+    DEFAULT_TYPE,
+    PROG,
+    budgets,
+    needs_calibration,
+    parser,
+    refuse_conflicts,
+    settings,
+)
+from ggq.runtime.cores import usable_cores
 
 if TYPE_CHECKING:
     from ggq.convert.imatrix import Imatrix
     from ggq.convert.plan import Plan
+    from ggq.convert.prepared import Prepared
     from ggq.convert.recipe import Options
     from ggq.convert.tensor_source import Source
     from ggq.shards import Split
 
-PROG = "ggq-convert"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-
 
 def main() -> int:
     """Run the tool and give its exit code."""
-    return run(lambda: _convert(_parser().parse_args()), PROG)
+    blas_threads = os.environ.get(BLAS_THREADS)
+    return run(lambda: _convert(parser().parse_args(), blas_threads), PROG)
 
 
-def _parser() -> Parser:
-    parser = Parser(PROG, "Make a GGUF file from a model directory, a hub id or another GGUF file.")
-    add = parser.add_argument
-    add("source", metavar="SOURCE", help="model directory, ORG/NAME[@REVISION] on the hub, or GGUF")
-    add("out", metavar="OUT.gguf", nargs="?", help="file to write; not needed for --dry-run")
-    add("--type", default="q4_k", help="preset of llama-quantize, in any case; default q4_k")
-    add("--compat", choices=["llama"], default="llama", help="choose types as llama-quantize does")
-    add("--dry-run", action="store_true", help="print the plan and write nothing")
-    add("--json", action="store_true", help="print the plan as JSON (with --dry-run)")
-    add("--imatrix", metavar="FILE", help="importance matrix of llama-imatrix, GGUF or .dat")
-    add("--pure", action="store_true", help="no mixture: the same type for all tensors")
-    add(
-        "--tensor-type",
-        metavar="REGEX=TYPE",
-        action="append",
-        default=[],
-        help="type of the tensors with a matching name; may be repeated, the first match counts",
-    )
-    add("--output-tensor-type", metavar="TYPE", help="type of output.weight")
-    add("--token-embedding-type", metavar="TYPE", help="type of token_embd.weight")
-    add("--leave-output-tensor", action="store_true", help="do not quantize output.weight")
-    add("--no-fallback", action="store_true", help="fail where a shape does not allow the type")
-    add("--allow-requantize", action="store_true", help="quantize what is quantized already")
-    add("--split-max-size", metavar="N(K|M|G)", type=size, help="largest size of a shard")
-    add("--split-max-tensors", metavar="N", type=_count, help="most tensors in a shard")
-    add("--no-tensor-first-split", action="store_true", help="no tensors in the first shard")
-    add("--threads", "-t", metavar="N", type=_count, default=0, help="default: all cores")
-    add("--model-name", metavar="NAME", help="general.name of the output")
-    add("--quiet", "-q", action="store_true", help="no progress")
-    return parser
-
-
-def size(text: str) -> int:
-    """Bytes of a size such as 500M. Raises ArgumentTypeError."""
-    found = re.fullmatch(r"(\d{1,15})([KMG]?)", text, re.IGNORECASE)
-    if not found or not int(found[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
-    return int(found[1]) * _UNITS[found[2].upper()]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
-    return int(text)
-
-
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace, blas_threads: str | None) -> int:
+    refuse_conflicts(args)
+    if needs_calibration(args) and blas_threads is None:
+        os.environ[BLAS_THREADS] = str(args.threads or usable_cores())  # before numpy is loaded
     from ggq.convert.open_source import open_source
-    from ggq.convert.output_metadata import output_metadata
-    from ggq.convert.pipeline import convert
-    from ggq.convert.plan import make_plan
-    from ggq.convert.presets import preset
-    from ggq.errors import UsageError
 
-    if args.out is None and not args.dry_run:
-        raise UsageError("OUT.gguf is missing: name the file to write")
-    if args.json and not args.dry_run:
-        raise UsageError("--json is for the plan that --dry-run prints")
-    chosen = preset(args.type)
     source = open_source(args.source, header_only=args.dry_run, name=args.model_name)
-    infos = [tensor.info for tensor in source.tensors]
-    imatrix = _imatrix(args.imatrix, source)
-    plan = make_plan(source.metadata, infos, chosen, _options(args, source, imatrix))
     for note in source.notes:
         _say(f"note: {note}")
+    imatrix = _imatrix(args.imatrix, source)
+    plan = _plan(args, source, imatrix)
     if args.dry_run:
-        return _print_plan(plan, imatrix, args.json)
-    plan.require_imatrix(imatrix)
+        return _print_plan(plan, imatrix, args)
     if not args.allow_requantize:
         plan.refuse_requantizing()
+    with ExitStack() as stack:
+        return _write(args, _prepared(args, source, plan, imatrix, stack))
+
+
+def _plan(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Plan:
+    from ggq.convert.plan import make_plan
+    from ggq.convert.presets import preset
+
+    infos = [tensor.info for tensor in source.tensors]
+    options = _options(args, source, imatrix)
+    chosen = preset(args.type or DEFAULT_TYPE)
+    if budgets(args):
+        from ggq.convert.alloc.start import largest_preset_within
+
+        budget = settings(args).budget
+        chosen = largest_preset_within(source.metadata, infos, options, budget)
+    return make_plan(source.metadata, infos, chosen, options)
+
+
+def _prepared(
+    args: argparse.Namespace,
+    source: Source,
+    plan: Plan,
+    imatrix: Imatrix | None,
+    stack: ExitStack,
+) -> Prepared:
+    wishes = settings(args)
+    if needs_calibration(args):
+        from ggq.convert.calibrated import affordable, prepare_calibrated
+
+        if affordable(wishes, source, plan, effort_is_given=args.effort is not None, say=_say):
+            return prepare_calibrated(wishes, source, plan, stack, _say)
+        wishes = replace(wishes, method="hqq")
+    from ggq.convert.data_free import prepare_data_free
+
+    return prepare_data_free(wishes, source, plan, imatrix)
+
+
+def _write(args: argparse.Namespace, prepared: Prepared) -> int:
+    from ggq.convert.output_metadata import output_metadata
+    from ggq.convert.pipeline import convert
+
+    source, plan = prepared.source, prepared.plan
+    infos = [tensor.info for tensor in source.tensors]
+    metadata = output_metadata(source.metadata, plan.preset, infos, prepared.imatrix)
+    prepared.account.write_keys(metadata)
     result = convert(
         source,
         plan,
-        output_metadata(source.metadata, chosen, infos, imatrix),
+        metadata,
         Path(args.out),
-        imatrix=imatrix,
+        imatrix=prepared.imatrix,
+        encoder=prepared.encoder,
         split=_split(args),
         threads=args.threads,
         progress=not args.quiet,
     )
+    if args.report:
+        from ggq.convert.report import write_report
+
+        write_report(Path(args.report), prepared.account)
     if not args.quiet:
         _say(result.load.sentence())
     _say(f"{result.summary()}; try it: ggq-run {shlex.quote(str(result.paths[0]))} -p 'Hello'")
@@ -127,7 +135,7 @@ def _options(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) 
         output=target_type(output) if output else None,
         token_embedding=target_type(embedding) if embedding else None,
         leave_output=args.leave_output_tensor,
-        has_imatrix=imatrix is not None and bool(imatrix.values),
+        has_imatrix=needs_calibration(args) or (imatrix is not None and bool(imatrix.values)),
         allow_fallback=not args.no_fallback,
         kept=by_name("F32") if source.is_checkpoint else None,
     )
@@ -150,12 +158,19 @@ def _split(args: argparse.Namespace) -> Split | None:
     return Split(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
 
 
-def _print_plan(plan: Plan, imatrix: Imatrix | None, as_json: bool) -> int:
-    print(json.dumps(plan.as_json()) if as_json else plan.as_table())
-    if imatrix is None and (warning := plan.imatrix_warning()):
+def _print_plan(plan: Plan, imatrix: Imatrix | None, args: argparse.Namespace) -> int:
+    print(json.dumps(plan.as_json()) if args.json else plan.as_table())
+    calibrates = needs_calibration(args)
+    if settings(args).alloc == "fisher":
+        _say(f"note: this is {plan.preset.name}; the run itself chooses types by what they cost")
+    if imatrix is None and not calibrates and (warning := plan.imatrix_warning()):
         _say(f"warning: {warning}")
     return 0
 
 
 def _say(line: str) -> None:
     print(f"{PROG}: {printable(line)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ggq.cli_support import Parser, printable, run
-from ggq.convert.cli import size
+from ggq.convert.cli_options import size
 
 PROG = "ggq-export"
 

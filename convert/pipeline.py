@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ggq.convert.encoders import Encoder
 from ggq.convert.imatrix import Imatrix
 from ggq.convert.mapped import same_file
 from ggq.convert.plan import Plan, PlannedTensor
@@ -46,10 +47,14 @@ class Chunk:
     start: int
     stop: int
     importance: F32 | None
+    encoder: Encoder
 
     def encode(self) -> Rows:
         """The bytes of these rows in the output. Raises QuantizeError naming the weight."""
         type = self.planned.type
+        ready = self.encoder.ready(self.planned, self.start, self.stop)
+        if ready is not None:
+            return ready
         if self.planned.copied and self.tensor.has_stored:
             if type.name in FLOATS:
                 self._refuse_not_finite(self.tensor.floats(self.start, self.stop))
@@ -59,7 +64,7 @@ class Chunk:
             self._refuse_not_finite(x)
             return x
         try:
-            return type.quantize(x, self.importance, threads=1)
+            return self.encoder.encode(self.planned, x, self.importance)
         except QuantizeError as error:
             if error.row is None or error.column is None:
                 raise QuantizeError(f"tensor {self.planned.name}: {error}") from None
@@ -118,11 +123,14 @@ def convert(
     out: Path,
     *,
     imatrix: Imatrix | None = None,
+    encoder: Encoder | None = None,
     split: Split | None = None,
     threads: int = 0,
     progress: bool = False,
 ) -> Result:
     """Write `out` (or its shards) from `source` by `plan`; `threads` 0 takes every core.
+
+    `encoder` makes the blocks, by default as llama-quantize does.
 
     Raises UsageError when the output is a file of the source, QuantizeError for a weight or a type
     that cannot be written, DiskFullError.
@@ -133,7 +141,8 @@ def convert(
     refuse_overwriting(writer.paths, source.files)
     tensors = {tensor.info.name: tensor for tensor in source.tensors}
     stages = Stages(threads or available_threads(), writer.clock)
-    encoded = _encoded(chunks(plan, tensors, imatrix), stages)
+    work = chunks(plan, tensors, imatrix, encoder or Encoder())
+    encoded = _encoded(work, stages)
     with writer, Progress(plan.n_weights, progress) as bar, closing(encoded):
         for chunk, rows in encoded:
             writer.write(chunk.planned.name, rows.data)
@@ -173,7 +182,10 @@ def _encoded(work: Iterator[Chunk], stages: Stages) -> Generator[tuple[Chunk, Ro
 
 
 def chunks(
-    plan: Plan, tensors: dict[str, TensorSource], imatrix: Imatrix | None
+    plan: Plan,
+    tensors: dict[str, TensorSource],
+    imatrix: Imatrix | None,
+    encoder: Encoder,
 ) -> Iterator[Chunk]:
     """The rows of every tensor in the order of the output."""
     for planned in plan.tensors:
@@ -187,7 +199,8 @@ def chunks(
             of_matrix = None if importance is None else importance[first // matrix_rows]
             last = first + matrix_rows
             for start in range(first, last, step):
-                yield Chunk(planned, tensor, start, min(start + step, last), of_matrix)
+                stop = min(start + step, last)
+                yield Chunk(planned, tensor, start, stop, of_matrix, encoder)
 
 
 def refuse_overwriting(outputs: list[Path], sources: list[Path]) -> None:

@@ -50,3 +50,21 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Share:
+    """Shows the share done of a job that knows nothing else; call it with 0 to 1."""
+
+    def __init__(self, doing: str, shown: bool) -> None:
+        self._doing = doing
+        self._shown = shown
+        self._begin = time.monotonic()
+        self._tenths = 0
+
+    def __call__(self, done: float) -> None:
+        tenths = int(10 * done + 1e-9)
+        if self._shown and tenths > self._tenths:
+            self._tenths = tenths
+            left = (time.monotonic() - self._begin) * (1 - done) / max(done, 1e-9)
+            line = f"{self._doing}: {10 * tenths:3d} %, {left:,.0f} s left"
+            print(line, file=sys.stderr, flush=True)

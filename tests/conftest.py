@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import oracles, standins
+from tests.convert_tool import Tool
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,9 @@ def own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
         folder = tmp_path_factory.mktemp("kernels")
         patch.setenv("GGQ_CACHE_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
+    """ggq-convert."""
+    return Tool(monkeypatch, capsys)

@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ggq.convert import cli
 from ggq.reader import Reader
 from tests.arch_cases import PRESETS
+from tests.convert_tool import Tool
 from tests.models import TINY
 from tests.oracles import sha256
 from tests.quantize_inputs import IMATRIX, SOURCES, write_imatrix_gguf
@@ -20,40 +19,6 @@ from tests.snapshot_models import MODELS
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = json.loads((ROOT / "tests" / "golden" / "arch_reference.json").read_text())
-
-
-class Tool:
-    """Runs the tool in this process; keeps what it said."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
-        self._patch = patch
-        self._capture = capture
-        self.stdout = self.stderr = ""
-
-    def __call__(self, *arguments: object) -> int:
-        self._patch.setattr("sys.argv", ["ggq-convert", *map(str, arguments)])
-        try:
-            code = cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        self.stdout, self.stderr = self._capture.readouterr()
-        assert "Traceback" not in self.stderr
-        return code
-
-    @property
-    def error(self) -> str:
-        """The one error line."""
-        (line,) = [one for one in self.stderr.splitlines() if ": error: " in one]
-        return line
-
-    def plan(self) -> dict[str, dict[str, Any]]:
-        """Name -> entry of the JSON plan."""
-        return {tensor["name"]: tensor for tensor in json.loads(self.stdout)["tensors"]}
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
-    return Tool(monkeypatch, capsys)
 
 
 @pytest.fixture

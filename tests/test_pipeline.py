@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from ggq.blocks import by_name
 from ggq.convert import pipeline
+from ggq.convert.encoders import Encoder
 from ggq.convert.gguf_source import open_gguf
 from ggq.convert.imatrix import Imatrix
 from ggq.convert.output_metadata import output_metadata
@@ -104,7 +105,7 @@ def test_chunks_cover_every_row_once(dims: list[int], group: int, weighted: bool
     position = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "CHUNK_WEIGHTS", 30)
-        for chunk in chunks(plan, {tensor.info.name: tensor}, imatrix):
+        for chunk in chunks(plan, {tensor.info.name: tensor}, imatrix, Encoder()):
             assert chunk.start == position < chunk.stop
             assert chunk.start % tensor.group == chunk.stop % tensor.group == 0
             matrix = chunk.start // matrix_rows

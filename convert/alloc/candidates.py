@@ -1,0 +1,37 @@
+"""The types a tensor may get when a budget decides."""
+
+from __future__ import annotations
+
+from ggq.blocks import BlockType, by_name
+from ggq.convert.plan import Plan, PlannedTensor
+from ggq.convert.presets import is_quantized
+
+LADDER = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+SMALL_LADDER = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # for rows not in 256s
+# Slower to multiply by, and worth it only where the k-quants end.
+LOW_LADDER = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+LOW_BITS = 3.0
+HELD_RULES = ("--tensor-type", "--output-tensor-type", "--token-embedding-type", "kept:", "lattice")
+
+
+def is_held(tensor: PlannedTensor) -> bool:
+    """Whether the user, or the tensor's nature, has settled the type."""
+    return not is_quantized(tensor.type) or tensor.rule.startswith(HELD_RULES)
+
+
+def candidates(plan: Plan, bits_per_weight: float) -> dict[str, list[BlockType]]:
+    """Tensor name -> types it may get under a limit of so many bits; one type where it is held."""
+    low = bits_per_weight < LOW_BITS
+    return {tensor.name: _of(tensor, low) for tensor in plan.tensors}
+
+
+def _of(tensor: PlannedTensor, low: bool) -> list[BlockType]:
+    if is_held(tensor):
+        return [tensor.type]
+    columns = tensor.shape[-1]
+    names = (*LOW_LADDER, *LADDER) if low else LADDER
+    fitting = [by_name(name) for name in names if columns % by_name(name).weights == 0]
+    if columns % 256:
+        small = (by_name(name) for name in SMALL_LADDER)
+        fitting = [type for type in small if columns % type.weights == 0]
+    return fitting if tensor.type in fitting else [*fitting, tensor.type]

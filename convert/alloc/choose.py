@@ -1,0 +1,124 @@
+"""--alloc fisher from its table of costs to the plan that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.convert.account import Account
+from ggq.convert.alloc.budget import KEYS_BYTES, tensor_bytes
+from ggq.convert.alloc.candidates import candidates
+from ggq.convert.alloc.costs import cost_table
+from ggq.convert.alloc.fisher import Allocation, Allocator, is_better, swapped
+from ggq.convert.alloc.gate import Judge
+from ggq.convert.plan import Plan
+from ggq.convert.rows_store import RowsStore
+from ggq.convert.settings import Settings
+from ggq.convert.tensor_source import Source
+from ggq.errors import UsageError
+
+F64 = npt.NDArray[np.float64]
+Say = Callable[[str], None]
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+KLD_TRIALS = 4
+KLD_MARGIN = 0.97  # aimed at, so that noise does not cost another trial
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The plan, and each tensor's predicted share of its divergence in nats."""
+
+    plan: Plan
+    sensitivities: dict[str, float]
+
+
+def choose_types(
+    wishes: Settings, plan: Plan, store: RowsStore, judge: Judge, account: Account, say: Say
+) -> Chosen:
+    """Types for a plan's tensors under the limit of `wishes`; without one, in the plan's bytes.
+
+    What was predicted and measured goes into `account`. Raises UsageError for an impossible limit.
+    """
+    limit = tensor_bytes(wishes.budget, store.source.metadata, plan)
+    if limit is None:
+        limit = plan.total_bytes - KEYS_BYTES
+    menu = candidates(plan, 8 * limit / plan.n_weights)
+    table = cost_table(plan, menu, store, _head(store.source), wishes.progress)
+    allocator = Allocator(plan, table)
+    if wishes.budget.max_kld is not None:
+        best = _within_kld(allocator, wishes.budget.max_kld, judge, account, say)
+    else:
+        best = _within_bytes(allocator, limit, wishes, judge, account, say)
+    return Chosen(best.plan, allocator.costs(best.plan))
+
+
+def _within_bytes(
+    allocator: Allocator,
+    limit: int,
+    wishes: Settings,
+    judge: Judge,
+    account: Account,
+    say: Say,
+) -> Allocation:
+    best, kept = allocator.within_bytes(limit), 0
+    if wishes.effort.swaps:
+        best, _, kept = swapped(allocator, limit, judge.swaps, wishes.effort.swaps)
+    measured = judge.result(best.plan)
+    preset = allocator.of_preset()
+    of_preset = (
+        judge.result(preset.plan) if allocator.preset.total_bytes <= limit + KEYS_BYTES else None
+    )
+    name = allocator.preset.preset.name
+    if of_preset is not None and not is_better(measured, of_preset):
+        say(f"the types of {name} measured no worse on text held out: they are kept")
+        best, measured, kept = preset, of_preset, 0
+        account.facts["allocation"] = "preset"
+    account.facts |= {
+        "kld.predicted": best.predicted,
+        "kld.measured": float(measured.mean()),
+        "swaps": kept,
+    }
+    if of_preset is not None:
+        account.facts["kld.preset"] = float(of_preset.mean())
+        say(
+            f"KL divergence on text held out: {measured.mean():.4f} nats a token, with the types"
+            f" of {name} {of_preset.mean():.4f}"
+        )
+    return best
+
+
+def _within_kld(
+    allocator: Allocator, wanted: float, judge: Judge, account: Account, say: Say
+) -> Allocation:
+    """The smallest found whose measured divergence is within `wanted` nats."""
+    found: Allocation | None = None
+    measured, factor = np.zeros(1), 1.0  # what is measured is a multiple of what is predicted
+    for _ in range(KLD_TRIALS):
+        tried = allocator.within_kld(KLD_MARGIN * wanted / factor)
+        divergences = judge.result(tried.plan)
+        factor = float(divergences.mean()) / max(tried.predicted, 1e-12)
+        say(f"{tried.plan.total_bytes:,} bytes of tensors: {divergences.mean():.4f} nats measured")
+        smaller = found is None or tried.plan.total_bytes < found.plan.total_bytes
+        if divergences.mean() <= wanted and smaller:
+            close = divergences.mean() >= 0.9 * wanted
+            found, measured = tried, divergences
+            if close:
+                break
+    if found is None:
+        raise UsageError(
+            f"--max-kld {wanted:g} was not reached in {KLD_TRIALS} trials; ask for more"
+        )
+    account.facts |= {
+        "kld.predicted": found.predicted,
+        "kld.measured": float(measured.mean()),
+    }
+    return found
+
+
+def _head(source: Source) -> str:
+    names = {tensor.info.name for tensor in source.tensors}
+    return HEAD if HEAD in names else EMBEDDING

@@ -1,0 +1,130 @@
+"""What every type would cost every tensor: the KL divergence that its rounding error predicts.
+
+Around the model itself the divergence is a quadratic form whose matrix is Fisher's information, so
+an error dW of one matrix costs E[(g . dW x)^2] / 2, x its inputs and g the gradient of the log
+probability of a token drawn from the model (Amari 2016, "Information Geometry", ch. 12). dW is the
+real error of the method in use, on a sample of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from ggq.blocks import BlockType
+from ggq.convert.alloc.head_cost import HeadCost
+from ggq.convert.alloc.knapsack import Choice
+from ggq.convert.methods import covering
+from ggq.convert.plan import Plan, PlannedTensor
+from ggq.convert.progress import Progress
+from ggq.convert.rows_store import RowsStore
+from ggq.convert.tensor_source import TensorSource
+
+F32 = npt.NDArray[np.float32]
+
+SAMPLED_ROWS = 96
+RUNS = 6  # consecutive rows of the sample, so that every head has some
+
+
+def cost_table(
+    plan: Plan,
+    menu: Mapping[str, Sequence[BlockType]],
+    store: RowsStore,
+    head: str | None,
+    progress: bool,
+) -> dict[str, list[Choice]]:
+    """Tensor name -> its choices with bytes and costs. `head`: the tensor that makes the logits.
+
+    Tensors calibration knows nothing of keep the type they have.
+    """
+    tensors = [tensor for tensor in plan.tensors if store.knows(tensor.name)]
+    tensors = [tensor for tensor in tensors if len(menu[tensor.name]) > 1]
+
+    def choices(tensor: PlannedTensor) -> list[Choice]:
+        types = menu[tensor.name]
+        costs = _head_costs if tensor.name == head else _matrix_costs
+        found = costs(store, store.tensors[tensor.name], types)
+        return [
+            Choice(type.name, _nbytes(tensor, type), cost)
+            for type, cost in zip(types, found, strict=True)
+        ]
+
+    total = sum(tensor.n_weights for tensor in tensors)
+    with (
+        Progress(total, progress, "weighing types") as bar,
+        ThreadPoolExecutor(store.threads) as pool,
+    ):
+        table = {}
+        for tensor, found in zip(tensors, pool.map(choices, tensors), strict=True):
+            table[tensor.name] = found
+            bar.advance(tensor.n_weights)
+    return table
+
+
+def _nbytes(tensor: PlannedTensor, type: BlockType) -> int:
+    return tensor.n_weights // type.weights * type.nbytes
+
+
+def _matrix_costs(
+    store: RowsStore, tensor: TensorSource, types: Sequence[BlockType]
+) -> list[float]:
+    shape = tensor.info.shape
+    height = shape[-2] if len(shape) > 2 else tensor.n_rows
+    experts = range(tensor.n_rows // height) if len(shape) > 2 else [None]
+    totals = np.zeros(len(types))
+    for expert in experts:
+        first = 0 if expert is None else expert * height
+        totals += _expert_costs(store, tensor, types, expert, first, height)
+    return [float(total) for total in totals]
+
+
+def _expert_costs(
+    store: RowsStore,
+    tensor: TensorSource,
+    types: Sequence[BlockType],
+    expert: int | None,
+    first: int,
+    height: int,
+) -> npt.NDArray[np.float64]:
+    stats, prepared = store.prepared(tensor.info.name, expert)
+    rows = sampled_rows(height, tensor.group)
+    w = np.concatenate([tensor.floats(first + r.start, first + r.stop) for r in rows])
+    at = np.concatenate([np.arange(r.start, r.stop) for r in rows])
+    gradients, inputs = stats.gradients[:, at], stats.inputs
+    costs = np.zeros(len(types))
+    for i, type in enumerate(types):
+        method = covering(store.method, type)
+        error = type.dequantize(method.quantize(w, type, prepared, threads=1)) - w
+        effects = np.einsum("tr,tr->t", gradients, inputs @ error.T)
+        costs[i] = np.mean(np.square(effects, dtype=np.float64)) / 2 * height / len(at)
+    return costs
+
+
+def _head_costs(store: RowsStore, tensor: TensorSource, types: Sequence[BlockType]) -> list[float]:
+    """The head's error acts on the logits directly; gptq's share of it is learned from a sample."""
+    stats, prepared = store.prepared(tensor.info.name)
+    head = HeadCost(tensor, stats.inputs)
+    rows = sampled_rows(tensor.n_rows, tensor.group)
+    w = np.concatenate([tensor.floats(r.start, r.stop) for r in rows])
+    hessian = stats.hessian
+    costs = []
+    for type in types:
+        plain = type.dequantize(type.quantize(w, prepared.importance, threads=1)) - w
+        method = covering(store.method, type)
+        kept = type.dequantize(method.quantize(w, type, prepared, threads=1)) - w
+        share = np.vdot(kept @ hessian, kept) / max(np.vdot(plain @ hessian, plain), 1e-30)
+        costs.append(head.cost(type, prepared.importance) * float(share))
+    return costs
+
+
+def sampled_rows(height: int, group: int) -> list[range]:
+    """Runs of rows spread over a matrix, beginning and ending at multiples of `group`."""
+    if height <= SAMPLED_ROWS or group >= SAMPLED_ROWS:
+        return [range(height)]
+    length = max(1, SAMPLED_ROWS // RUNS // group) * group
+    units = height // group
+    starts = {k * units // RUNS * group for k in range(RUNS)}
+    return [range(s, min(height, s + length)) for s in sorted(starts)]

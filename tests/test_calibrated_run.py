@@ -1,0 +1,102 @@
+"""ggq-convert with calibration, whole: a tiny model, real text, types chosen by what they cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ggq.convert.imatrix import read_imatrix
+from ggq.reader import Reader
+from tests.convert_tool import Tool
+from tests.quantize_inputs import Source
+from tests.test_convert_cli import types
+
+TEXT = Path(__file__).parent / "data" / "moby-dick.txt"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two layers of 256, tied."""
+    return Source("small", 2, 256, 256, 2, True).write(tmp_path)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """A small text and little of it."""
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT.read_text(encoding="utf-8")[:40_000], encoding="utf-8")
+    return ["--calib", str(text), "--calib-tokens", "1024", "--effort", "fast", "--quiet"]
+
+
+def test_types_by_predicted_divergence_in_the_bytes_of_the_preset(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path
+) -> None:
+    preset, out = tmp_path / "preset.gguf", tmp_path / "out.gguf"
+    work, report = tmp_path / "work", tmp_path / "report.json"
+    imatrix = tmp_path / "imatrix.gguf"
+    assert tool(model, preset, "--type", "q3_k_m", "--compat", "llama", "--quiet") == 0
+    more = ["--type", "q3_k_m", "--method", "guided", "--alloc", "fisher", "--workdir", str(work)]
+    more += ["--report", str(report), "--save-imatrix", str(imatrix)]
+    more += ["--tensor-type", "blk.0.attn_v=q8_0"]
+    assert tool(model, out, *options, *more) == 0
+    assert out.stat().st_size <= preset.stat().st_size + 64 * 256
+    assert types(out)["blk.0.attn_v.weight"] == "Q8_0"
+    with Reader(out) as reader:
+        facts = {k: v for k, v in reader.metadata.items() if k.startswith("ggq.")}
+    assert facts["ggq.method"] == "guided"
+    assert facts["ggq.calibration.tokens"] == 1024
+    assert 0 < facts["ggq.kld.measured"] <= facts["ggq.kld.preset"]
+    entries = {entry["name"]: entry for entry in json.loads(report.read_text())["tensors"]}
+    for name, type in types(out).items():
+        assert entries[name]["type"] == type
+    down = entries["blk.1.ffn_down.weight"]
+    assert 0 < down["error_after"] < down["error_before"]
+    assert down["sensitivity"] > 0
+    assert "blk.0.attn_q.weight" in read_imatrix(imatrix).values
+    first = out.read_bytes()
+    assert tool(model, out, *options, *more) == 0  # everything is in the workdir
+    assert out.read_bytes() == first
+
+
+def test_a_limit_on_bits(tool: Tool, model: Path, options: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    options += ["--method", "gptq", "--target-bpw", "4.2"]
+    assert tool(model, out, *options) == 0
+    with Reader(out) as reader:
+        tensors = reader.tensors.values()
+        bits = 8 * sum(t.nbytes for t in tensors) / sum(t.n_weights for t in tensors)
+    assert 3.7 < bits <= 4.2
+
+
+def test_text_written_by_the_model_itself(tool: Tool, model: Path, tmp_path: Path) -> None:
+    options = ["--method", "gptq", "--calib", "self", "--calib-tokens", "1024", "--effort", "fast"]
+    hashes = set()
+    for seed in ("1", "1", "2"):
+        assert tool(model, tmp_path / "out.gguf", *options, "--seed", seed, "--quiet") == 0
+        with Reader(tmp_path / "out.gguf") as reader:
+            hashes.add((seed, reader.metadata["ggq.calibration.hash"]))
+    assert len({found for _, found in hashes}) == len(hashes) == 2
+
+
+def test_what_takes_long_is_not_begun_unasked(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ggq.convert import calibrated
+
+    monkeypatch.setattr(calibrated, "estimate_seconds", lambda *_: 7200.0)
+    out = tmp_path / "out.gguf"
+    at = options.index("--effort")
+    unset = options[:at] + options[at + 2 :]
+    assert tool(model, out, *unset, "--alloc", "fisher") == 2
+    assert "2.0 hours" in tool.error
+    assert "--effort normal" in tool.error
+    assert not out.exists()
+
+
+def test_too_little_text_is_refused(tool: Tool, model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Too short.\n")
+    assert tool(model, tmp_path / "out.gguf", "--method", "gptq", "--calib", text) == 3
+    assert "tokens of text" in tool.error
