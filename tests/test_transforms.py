@@ -227,8 +227,23 @@ def test_statistics_fold_as_the_weights_do(name: str, tmp_path: Path) -> None:
         after.gram, after.inputs.T @ after.inputs / len(after.inputs), rtol=1e-3, atol=1e-4
     )
     np.testing.assert_allclose(after.square, np.diagonal(after.gram), rtol=1e-3)
-    importance = fold.importance(name, before.square[None])[0]
-    np.testing.assert_allclose(importance, after.square, rtol=1e-5)
+    squares, _ = fold.calibration(made_up).squares(name)
+    np.testing.assert_allclose(squares[0], after.square, rtol=1e-5)
+
+
+def test_the_importance_of_every_expert_folds_by_itself(tmp_path: Path) -> None:
+    source = opened("qwen3moe", tmp_path)
+    folded = random_fold(source, 7).calibration(MadeUp(source))
+    name = "blk.1.ffn_down_exps.weight"
+    squares, counts = folded.squares(name)
+    assert len(squares) == len(counts) == 12
+    for expert, row in enumerate(squares):
+        np.testing.assert_allclose(row, folded.of(name, expert).square, rtol=1e-5)
+
+
+def test_what_no_fold_changes_is_that_of_the_calibration(tmp_path: Path) -> None:
+    source = opened("llama", tmp_path)
+    assert random_fold(source, 8).calibration(MadeUp(source)).outlier == 8.0
 
 
 # -- errors ---------------------------------------------------------------------------------------

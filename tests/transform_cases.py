@@ -32,6 +32,12 @@ class MadeUp:
     def names(self) -> Sequence[str]:
         return list(self.shapes)
 
+    def squares(self, name: str) -> tuple[F32, npt.NDArray[np.int64]]:
+        shape = self.shapes[name]
+        experts = range(shape[0]) if len(shape) > 2 else [None]
+        rows = [self.of(name, expert).square for expert in experts]
+        return np.stack(rows), np.full(len(rows), TOKENS)
+
     def of(
         self, name: str, expert: int | None = None, *, guided: bool = True, samples: bool = True
     ) -> TensorStatistics:

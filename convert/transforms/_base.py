@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from ggq.blocks import BlockType
 from ggq.convert.tensor_source import Source
 from ggq.convert.transforms._channels import Channels
@@ -14,6 +17,8 @@ from ggq.errors import ConvertError
 if TYPE_CHECKING:
     from ggq.convert.calibrate.statistics import TensorStatistics
 
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 Types = Mapping[str, BlockType]
 
 
@@ -23,6 +28,10 @@ class Calibrated(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """The matrices there are statistics of."""
+        ...
+
+    def squares(self, name: str) -> tuple[F32, I64]:
+        """f32 [matrices, C] mean squares of the inputs, and how many tokens each has had."""
         ...
 
     def of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
+AnyCalibration = TypeVar("AnyCalibration", bound="Calibrated")
 LARGEST_FACTOR = 2.0**20
 
 
@@ -45,8 +46,11 @@ class Change:
             x = x[..., self.order]
         return x if self.factors is None else x * self.factors
 
-    def undo_factors(self, x: npt.NDArray[Any], power: int = 1) -> npt.NDArray[Any]:
-        """[..., n] -> [..., n]: in the new order, divided by the factors to the `power`."""
+    def of_inputs(self, x: npt.NDArray[Any], power: int = 1) -> npt.NDArray[Any]:
+        """What an input, or a gradient, becomes whose product with the axis stays: [..., n].
+
+        It is in the new order, and divided by the factors to the `power`.
+        """
         if self.order is not None:
             x = x[..., self.order]
         return x if self.factors is None else x / self.factors**power
@@ -109,7 +113,7 @@ class Fold:
         matrices = []
         for number, row in enumerate(values):
             change = self.of(tensor, Axis.COLUMNS, number)
-            matrices.append(row if change is None else change.undo_factors(row, 2))
+            matrices.append(row if change is None else change.of_inputs(row, 2))
         return np.stack(matrices).astype(np.float32, copy=False)
 
     def statistics(
@@ -121,17 +125,20 @@ class Fold:
         fields: dict[str, Any] = {}
         if columns is not None:
             for name in ("mean", "first_rows", "guided_first_rows", "inputs"):
-                fields[name] = _maybe(columns.undo_factors, getattr(stats, name))
-            fields["square"] = columns.undo_factors(stats.square, 2)
+                fields[name] = _maybe(columns.of_inputs, getattr(stats, name))
+            fields["square"] = columns.of_inputs(stats.square, 2)
             for name in ("gram", "guided"):
                 fields[name] = _maybe(lambda gram: _both_sides(columns, gram), getattr(stats, name))
         if rows is not None:
-            fields["gradients"] = _maybe(rows.undo_factors, stats.gradients)
+            fields["gradients"] = _maybe(rows.of_inputs, stats.gradients)
         return replace(stats, **fields)
 
-    def calibration(self, calibration: Calibrated) -> FoldedCalibration:
-        """The calibration of the changed model, from that of the model before."""
-        return FoldedCalibration(calibration, self)
+    def calibration(self, calibration: AnyCalibration) -> AnyCalibration:
+        """The calibration of the changed model, from that of the model before.
+
+        It can do all the given one can.
+        """
+        return cast("AnyCalibration", FoldedCalibration(calibration, self))
 
 
 class FoldedCalibration:
@@ -141,10 +148,19 @@ class FoldedCalibration:
         self._calibration = calibration
         self._fold = fold
 
+    def __getattr__(self, name: str) -> Any:
+        """All else that a calibration tells, such as its hash, no fold changes."""
+        return getattr(self._calibration, name)
+
     @property
     def names(self) -> Sequence[str]:
         """The matrices there are statistics of."""
         return self._calibration.names
+
+    def squares(self, name: str) -> tuple[F32, I64]:
+        """f32 [matrices, C] mean squares of the inputs, and how many tokens each has had."""
+        squares, counts = self._calibration.squares(name)
+        return self._fold.importance(name, squares), counts
 
     def of(
         self, name: str, expert: int | None = None, *, guided: bool = True, samples: bool = True
@@ -192,8 +208,8 @@ def _key(part: Part) -> Key:
 
 
 def _both_sides(columns: Change, gram: F32) -> npt.NDArray[Any]:
-    once = columns.undo_factors(gram)
-    return columns.undo_factors(np.ascontiguousarray(once.T))
+    once = columns.of_inputs(gram)
+    return columns.of_inputs(np.ascontiguousarray(once.T))
 
 
 def _maybe(change: Any, x: Any) -> Any:

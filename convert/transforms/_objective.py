@@ -62,10 +62,10 @@ class Reader:
         """Weighted mean squared error of the outputs, columns folded and all rounded."""
         tokens = self.held_out if held_out else self.search
         change = fold.of(self.tensor, Axis.COLUMNS, self.matrix) or Change()
-        square = np.ascontiguousarray(change.undo_factors(self.square, 2), np.float32)
+        square = np.ascontiguousarray(change.of_inputs(self.square, 2), np.float32)
         changed = np.ascontiguousarray(change.apply(self.w), np.float32)
         weights = self.type.dequantize(self.type.quantize(changed, square, threads=1))
-        inputs = rounded(change.undo_factors(tokens.x), self.type)
+        inputs = rounded(change.of_inputs(tokens.x), self.type)
         off = inputs @ weights.T - tokens.wanted
         return float(tokens.weights @ np.square(off) @ self.row_weights) / len(off)
 
