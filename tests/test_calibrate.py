@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ggq.convert.calibrate import passes
+from ggq.convert.calibrate import passes, sums
 from ggq.convert.calibrate.batch import Blind
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.collect import collect
@@ -78,8 +78,11 @@ def mean_gram(rows: list[Array], per_batch: int) -> Array:
     return total / len(rows)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
-def test_moments_are_those_of_single_tokens(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "panel"), [("qwen2", 2048), ("gemma3", 40)])
+def test_moments_are_those_of_single_tokens(
+    name: str, panel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "_PANEL", panel)
     calibration = collect(source(name, tmp_path), tokens(), tmp_path / "work", gradients=False)
     assert calibration.tokens == SEQUENCES * POSITIONS
     found = inputs_of(name, tmp_path)

@@ -17,6 +17,7 @@ from ggq.convert.calibrate.operations import normalize, normalize_gradient
 
 _NEIGHBOURS = slice(0, None, 2), slice(1, None, 2)
 _QUERIES = 128  # positions whose scores are made at a time
+_UNSEEN = np.triu(np.full((_QUERIES, _QUERIES), -np.inf, np.float32), 1)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Attention(Operation):
             saved.append((normal, factors))
             heads.append(x if rows is self.reads[2] else self._rotated(x))
         q, k, v = (np.ascontiguousarray(x.swapaxes(1, 2)) for x in heads)
+        q *= n.scale
         out = np.empty_like(q)
         sums = np.empty(q.shape[:-1], q.dtype)
         for sequence, head in np.ndindex(q.shape[0], n.heads_kv):
@@ -122,15 +124,16 @@ def _spans(positions: int, window: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _scores(q: Array, k: Array, queries: slice, keys: slice, n: AttentionShape) -> Array:
-    """[G, queries, keys]: capped scores, minus infinity where a query does not see a key."""
+    """[G, queries, keys] from scaled q: capped scores, minus infinity at keys unseen."""
     rows = np.ascontiguousarray(q[:, queries]).reshape(-1, n.dims)
     scores = (rows @ k[keys].T).reshape(len(q), -1, keys.stop - keys.start)
-    scores *= n.scale
     if n.softcap:
         scores = n.softcap * np.tanh(scores / n.softcap)
-    at = np.arange(queries.start, queries.stop)[:, None] - np.arange(keys.start, keys.stop)
-    unseen = (at < 0) | (at >= n.window) if n.window else at < 0
-    np.copyto(scores, -np.inf, where=unseen)
+    if n.window and keys.stop - keys.start > n.window:
+        at = np.arange(queries.start, queries.stop)[:, None] - np.arange(keys.start, keys.stop)
+        np.copyto(scores, -np.inf, where=at >= n.window)
+    last = scores[..., queries.start - keys.start :]
+    last += _UNSEEN[: last.shape[1], : last.shape[2]]
     return scores
 
 
@@ -159,7 +162,8 @@ def _attend_backward(
     along = np.einsum("gtd,gtd->gt", gradient, out)
     for queries, keys in _spans(len(k), n.window):
         scores = _scores(q, k, queries, keys, n)
-        p = np.exp(scores - sums[:, queries, None])
+        p = np.subtract(scores, sums[:, queries, None], out=None if n.softcap else scores)
+        np.exp(p, out=p)
         rows = np.ascontiguousarray(gradient[:, queries]).reshape(-1, n.dims)
         in_v[keys] += p.reshape(len(rows), -1).T @ rows
         inner = (rows @ v[keys].T).reshape(p.shape)
@@ -167,7 +171,6 @@ def _attend_backward(
         inner *= p
         if n.softcap:
             inner *= 1 - np.square(np.where(p > 0, scores, 0) / n.softcap)
-        inner *= n.scale
         flat = inner.reshape(len(rows), -1)
-        in_q[:, queries] = (flat @ k[keys]).reshape(len(q), -1, n.dims)
+        in_q[:, queries] = (flat @ k[keys]).reshape(len(q), -1, n.dims) * n.scale
         in_k[keys] += flat.T @ np.ascontiguousarray(q[:, queries]).reshape(-1, n.dims)

@@ -67,7 +67,7 @@ class Experts(Operation):
             self._watch(batch, self.down, gate * up, outer, tokens, expert)
             hidden = outer @ batch.weights[self.down][expert]
             own, in_own = x[tokens], np.zeros((len(tokens), x.shape[1]), x.dtype)
-            for tensor, part in ((self.gate, hidden * up * slope), (self.up, hidden * gate)):
+            for tensor, part in ((self.gate, hidden * up * slope()), (self.up, hidden * gate)):
                 self._watch(batch, tensor, own, part, tokens, expert)
                 in_own += part @ batch.weights[tensor][expert]
             in_x[tokens] += in_own

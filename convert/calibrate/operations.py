@@ -108,24 +108,41 @@ class Linear(Operation):
         batch.add_gradient(self.x, gradient @ batch.weights[self.weight])
 
 
-def silu(x: Array) -> tuple[Array, Array]:
-    """x / (1 + e^-x), and its derivative."""
+def silu(x: Array) -> tuple[Array, Callable[[], Array]]:
+    """x / (1 + e^-x), and what makes its derivative."""
+    sigmoid = np.negative(x)
     with np.errstate(over="ignore"):
-        sigmoid = 1 / (1 + np.exp(-x))
+        np.exp(sigmoid, out=sigmoid)
+    sigmoid += 1
+    np.reciprocal(sigmoid, out=sigmoid)
     value = x * sigmoid
-    return value, sigmoid + value * (1 - sigmoid)
+    return value, lambda: sigmoid + value * (1 - sigmoid)
 
 
-def gelu(x: Array) -> tuple[Array, Array]:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and its derivative."""
-    slope = math.sqrt(2 / math.pi)
-    square = x * x
-    tanh = np.tanh(slope * x * (1 + 0.044715 * square))
-    inner = slope * (1 + 3 * 0.044715 * square)
-    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * inner
+def gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), and what makes its derivative."""
+    factor, cubic = math.sqrt(2 / math.pi), 0.044715
+    tanh = x * x
+    tanh *= factor * cubic
+    tanh += factor
+    tanh *= x
+    np.tanh(tanh, out=tanh)
+
+    def slope() -> Array:
+        inner = factor * (1 + 3 * cubic * x * x)
+        made: Array = 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * inner
+        return made
+
+    value = tanh + 1
+    value *= x
+    value *= 0.5
+    return value, slope
 
 
-GATES: dict[str, Callable[[Array], tuple[Array, Array]]] = {"silu": silu, "gelu": gelu}
+GATES: dict[str, Callable[[Array], tuple[Array, Callable[[], Array]]]] = {
+    "silu": silu,
+    "gelu": gelu,
+}
 
 
 class Gated(Operation):
@@ -145,5 +162,5 @@ class Gated(Operation):
     def backward(self, batch: Batch) -> None:
         value, slope, up = batch.saved.pop(self)
         gradient = batch.gradients.pop(self.out)
-        batch.add_gradient(self.gate, gradient * up * slope)
+        batch.add_gradient(self.gate, gradient * up * slope())
         batch.add_gradient(self.up, gradient * value)

@@ -15,7 +15,7 @@ _PANEL = 2048  # rows of a Gram matrix made at a time
 
 
 class Gram:
-    """Sum of x x^T, f32 [columns, columns]; only entries on and above the diagonal are summed.
+    """Sum of x x^T, f32 [columns, columns]; of a large one, what is above the diagonal blocks.
 
     Each batch is summed by the matrix product, the batches in single precision: with hundreds of
     them the relative error stays near 1e-6, and the matrix takes half the memory of doubles.
@@ -36,9 +36,10 @@ class Gram:
         whole /= np.float32(max(1, count))
         for start in range(0, len(whole), _PANEL):
             stop = start + _PANEL
-            corner = np.triu(whole[start:stop, start:stop])
-            whole[start:stop, start:stop] = corner + np.triu(corner, 1).T
             whole[stop:, start:stop] = whole[start:stop, stop:].T
+            if stop < len(whole):
+                corner = whole[start:stop, start:stop]
+                whole[start:stop, start:stop] = (corner + corner.T) / 2
         return whole
 
 
@@ -63,17 +64,13 @@ class Sums:
         if squares is None:
             self._square += np.einsum("nc,nc->c", x, x)
             self._total += x.sum(axis=0)
-            self._first.append(x[is_first])
-            self._add_gram(shortened(x[~is_first]))
+            roots = shortening(x, is_first)
         else:
-            roots = capped_roots(squares, is_first)[:, None]
-            self._first.append(roots[is_first] * x[is_first])
-            self._add_gram(roots[~is_first] * x[~is_first])
-
-    def _add_gram(self, rest: Array) -> None:
-        self._later += len(rest)
-        if len(rest):
-            self._gram.add(rest)
+            roots = capped_roots(squares, is_first)
+        self._first.append(roots[is_first, None] * x[is_first])
+        self._later += len(x) - int(is_first.sum())
+        roots[is_first] = 0
+        self._gram.add(x * roots[:, None])
 
     def moments(self) -> Moments:
         """What the sums come to; they are gone afterwards."""
@@ -86,13 +83,15 @@ class Sums:
         )
 
 
-def shortened(x: Array) -> Array:
-    """x [n, C] in place, rows longer than CAP times the median squared norm shortened to that."""
+def shortening(x: Array, is_first: Flags) -> Array:
+    """x [n, C] -> factors [n] of rows not first to CAP times their median squared norm at most."""
     norms = np.einsum("nc,nc->n", x, x)
-    limit = CAP * np.median(norms) if len(norms) else 0
-    for row in np.flatnonzero(norms > limit):
-        x[row] *= np.sqrt(limit / norms[row])
-    return x
+    factors = np.ones(len(x), x.dtype)
+    if not is_first.all():
+        limit = CAP * np.median(norms[~is_first])
+        long = (norms > limit) & ~is_first
+        factors[long] = np.sqrt(limit / norms[long])
+    return factors
 
 
 def capped_roots(squares: Array, is_first: Flags) -> Array:
