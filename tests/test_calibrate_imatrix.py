@@ -1,0 +1,60 @@
+"""Importance matrices of the calibration against llama-imatrix' on the same text and chunks.
+
+tests/golden/make_imatrix.py made those of llama-imatrix, with keys and values cached as singles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ggq
+from ggq.convert.calibrate.collect import collect
+from ggq.convert.calibrate.importance import save_imatrix
+from ggq.convert.calibrate.sequences import chunks
+from ggq.convert.gguf_source import open_gguf
+from ggq.convert.imatrix import read_imatrix
+from tests.models import TINY
+
+HERE = Path(__file__).parent
+CONTEXT = 64
+
+
+@pytest.mark.parametrize("file", ["llama3.gguf", "gemma3.gguf", "qwen3moe.gguf", "qwen3moe.dat"])
+def test_values_are_those_of_llama_imatrix(file: str, tmp_path: Path) -> None:
+    expected = read_imatrix(HERE / "golden" / "imatrix" / file)
+    name, _, suffix = file.partition(".")
+    path = TINY[name].write_gguf(tmp_path / f"{name}.gguf")
+    text = (HERE / "data" / "moby-dick.txt").read_text(encoding="utf-8")
+    with ggq.load(path, n_threads=1) as model:
+        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, model.metadata)
+    calibration = collect(open_gguf(path), tokens, tmp_path / "work", gradients=False)
+    made = tmp_path / f"imatrix.{suffix}"
+    save_imatrix(calibration, made, datasets=expected.datasets, process_output=True)
+    found = read_imatrix(made)
+    assert found.values.keys() == expected.values.keys()
+    assert found.chunk_count == expected.chunk_count == len(tokens)
+    # ggml looks GELU up in a table of half precision.
+    tolerance = 2.0**-11 if name == "gemma3" else 1e-4
+    for tensor, values in expected.values.items():
+        np.testing.assert_allclose(found.values[tensor], values, rtol=tolerance, err_msg=tensor)
+
+
+def test_counts_are_those_of_llama_imatrix(tmp_path: Path) -> None:
+    """Every expert has been called as often."""
+    golden = HERE / "golden" / "imatrix" / "qwen3moe.gguf"
+    path = TINY["qwen3moe"].write_gguf(tmp_path / "m.gguf")
+    text = (HERE / "data" / "moby-dick.txt").read_text(encoding="utf-8")
+    with ggq.load(path, n_threads=1) as model:
+        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, model.metadata)
+    calibration = collect(open_gguf(path), tokens, tmp_path / "work", gradients=False)
+    made = tmp_path / "imatrix.gguf"
+    save_imatrix(calibration, made, process_output=True)
+    with ggq.open(made) as ours, ggq.open(golden) as theirs:
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        for name, tensor in theirs.tensors.items():
+            assert ours.tensors[name].nbytes == tensor.nbytes
+            if name.endswith(".counts"):
+                assert ours.tensors[name].data.tobytes() == tensor.data.tobytes()
