@@ -113,13 +113,22 @@ def _write(args: argparse.Namespace, prepared: Prepared) -> int:
         progress=not args.quiet,
     )
     if args.report:
-        from ggq.convert.report import write_report
-
-        write_report(Path(args.report), prepared.account)
+        _report(args, prepared, result.paths[0])
     if not args.quiet:
         _say(result.load.sentence())
     _say(f"{result.summary()}; try it: ggq-run {shlex.quote(str(result.paths[0]))} -p 'Hello'")
     return 0
+
+
+def _report(args: argparse.Namespace, prepared: Prepared, written: Path) -> None:
+    from ggq.convert.report import write_report
+
+    account = prepared.account
+    if not any(tensor.error_after is not None for tensor in account.tensors):
+        from ggq.convert.weight_errors import with_weight_errors
+
+        account.tensors = with_weight_errors(account.tensors, prepared.source, written)
+    write_report(Path(args.report), account)
 
 
 def _options(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Options:

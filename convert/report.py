@@ -51,9 +51,10 @@ def as_html(account: Account) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>ggq-convert</title>'
         f"<style>{_STYLE}</style><h1>ggq-convert</h1><table>{facts}</table>"
-        "<p>Errors are shares of the mean square of a tensor's output: before, as llama-quantize"
-        " rounds with the same importance; after, as in the file. Sensitivity is the KL divergence"
-        " in nats a token that the tensor's error alone is predicted to cause.</p>"
+        "<p>Errors are shares of the mean square of a tensor's output, or of its weights where no"
+        " text was run: before, as llama-quantize rounds with the same importance; after, as in the"
+        " file. Sensitivity is the KL divergence in nats a token that the tensor's error alone is"
+        " predicted to cause.</p>"
         f"<table><tr>{head}{rows}</table></html>\n"
     )
 

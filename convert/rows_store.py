@@ -74,7 +74,7 @@ class RowsStore(Encoder):
         self.threads = threads
         self.tensors = {tensor.info.name: tensor for tensor in source.tensors}
         self._names = frozenset(known.names)
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def knows(self, name: str) -> bool:
@@ -124,7 +124,7 @@ class RowsStore(Encoder):
 
     def _path(self, planned: PlannedTensor, suffix: str) -> Path:
         digest = hashlib.sha256(planned.name.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-        return self._folder / f"{digest}-{planned.type.name}{suffix}"
+        return self.folder / f"{digest}-{planned.type.name}{suffix}"
 
     def _make(self, planned: PlannedTensor) -> PlannedTensor:
         losses: list[Loss | None] = []

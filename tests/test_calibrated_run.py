@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ggq.convert.alloc.costs import KnownCosts
 from ggq.convert.imatrix import read_imatrix
+from ggq.convert.plan import PlannedTensor
+from ggq.convert.rows_store import RowsStore
 from ggq.reader import Reader
 from tests.convert_tool import Tool
 from tests.quantize_inputs import Source
@@ -58,6 +61,46 @@ def test_types_by_predicted_divergence_in_the_bytes_of_the_preset(
     first = out.read_bytes()
     assert tool(model, out, *options, *more) == 0  # everything is in the workdir
     assert out.read_bytes() == first
+
+
+def test_an_interrupted_run_goes_on_in_its_workdir(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out, work = tmp_path / "whole.gguf", tmp_path / "out.gguf", tmp_path / "work"
+    options += ["--method", "gptq", "--workdir", str(work)]
+    make, made = RowsStore._make, []
+
+    def interrupted(store: RowsStore, planned: PlannedTensor) -> PlannedTensor:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(planned.name)
+        return make(store, planned)
+
+    monkeypatch.setattr(RowsStore, "_make", interrupted)
+    assert tool(model, out, *options) == 130
+    assert not out.exists()
+
+    def counted(store: RowsStore, planned: PlannedTensor) -> PlannedTensor:
+        assert planned.name not in made
+        return make(store, planned)
+
+    monkeypatch.setattr(RowsStore, "_make", counted)
+    assert tool(model, out, *options) == 0
+    monkeypatch.setattr(RowsStore, "_make", make)
+    assert tool(model, whole, *options[:-2]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_costs_survive_a_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "costs.jsonl"
+    known = KnownCosts(path)
+    known.add("a", {"Q2_K": 1.0, "Q3_K": 0.5})
+    known.add("b", {"Q2_K": 2.0})
+    path.write_text(path.read_text()[:-4])
+    known = KnownCosts(path)
+    assert (known.of("a"), known.of("b")) == ({"Q2_K": 1.0, "Q3_K": 0.5}, {})
+    known.add("b", {"Q2_K": 3.0})
+    assert KnownCosts(path).of("b") == {"Q2_K": 3.0}
 
 
 def test_a_limit_on_bits(tool: Tool, model: Path, options: list[str], tmp_path: Path) -> None:

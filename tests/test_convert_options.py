@@ -96,7 +96,10 @@ def test_report_of_a_plain_conversion(tool: Tool, wide: Path, tmp_path: Path) ->
             assert type in text
         if name.endswith(".json"):
             entries = {entry["name"]: entry for entry in json.loads(text)["tensors"]}
-            assert entries["blk.0.attn_q.weight"]["rule"] == "Q4_K_M: default"
+            entry = entries["blk.0.attn_q.weight"]
+            assert entry["rule"] == "Q4_K_M: default"
+            assert 1e-3 < entry["error_after"] == entry["error_before"] < 2e-2
+            assert entries["output_norm.weight"]["error_after"] is None
         else:
             assert "http" not in text
             assert "<script" not in text

@@ -8,8 +8,10 @@ real error of the method in use, on a sample of rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -42,26 +44,60 @@ def cost_table(
     """
     tensors = [tensor for tensor in plan.tensors if store.knows(tensor.name)]
     tensors = [tensor for tensor in tensors if len(menu[tensor.name]) > 1]
+    known = KnownCosts(store.folder / "costs.jsonl")
 
-    def choices(tensor: PlannedTensor) -> list[Choice]:
-        types = menu[tensor.name]
+    def missing(tensor: PlannedTensor) -> dict[str, float]:
+        types = [type for type in menu[tensor.name] if type.name not in known.of(tensor.name)]
         costs = _head_costs if tensor.name == head else _matrix_costs
-        found = costs(store, store.tensors[tensor.name], types)
-        return [
-            Choice(type.name, _nbytes(tensor, type), cost)
-            for type, cost in zip(types, found, strict=True)
-        ]
+        found = costs(store, store.tensors[tensor.name], types) if types else []
+        return {type.name: cost for type, cost in zip(types, found, strict=True)}
 
     total = sum(tensor.n_weights for tensor in tensors)
     with (
         Progress(total, progress, "weighing types") as bar,
         ThreadPoolExecutor(store.threads) as pool,
     ):
-        table = {}
-        for tensor, found in zip(tensors, pool.map(choices, tensors), strict=True):
-            table[tensor.name] = found
-            bar.advance(tensor.n_weights)
-    return table
+        try:
+            for tensor, found in zip(tensors, pool.map(missing, tensors), strict=True):
+                known.add(tensor.name, found)
+                bar.advance(tensor.n_weights)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {
+        tensor.name: [
+            Choice(type.name, _nbytes(tensor, type), known.of(tensor.name)[type.name])
+            for type in menu[tensor.name]
+        ]
+        for tensor in tensors
+    }
+
+
+class KnownCosts:
+    """Costs in a file, a line for each tensor; a last line that was cut off is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._costs: dict[str, dict[str, float]] = {}
+        lines = path.read_text().split("\n") if path.exists() else []
+        for line in lines[:-1]:
+            self._remember(**json.loads(line))
+        if lines and lines[-1]:
+            path.write_text("".join(f"{line}\n" for line in lines[:-1]))
+
+    def of(self, tensor: str) -> dict[str, float]:
+        """Type -> cost, as far as known."""
+        return self._costs.get(tensor, {})
+
+    def add(self, tensor: str, costs: dict[str, float]) -> None:
+        """Remember costs by type."""
+        if costs:
+            self._remember(tensor, costs)
+            with self._path.open("a") as file:
+                file.write(json.dumps({"tensor": tensor, "costs": costs}) + "\n")
+
+    def _remember(self, tensor: str, costs: dict[str, float]) -> None:
+        self._costs[tensor] = self.of(tensor) | costs
 
 
 def _nbytes(tensor: PlannedTensor, type: BlockType) -> int:
