@@ -29,7 +29,7 @@ def test_values_are_those_of_llama_imatrix(file: str, tmp_path: Path) -> None:
     path = TINY[name].write_gguf(tmp_path / f"{name}.gguf")
     text = (HERE / "data" / "moby-dick.txt").read_text(encoding="utf-8")
     with ggq.load(path, n_threads=1) as model:
-        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, model.metadata)
+        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, None)
     calibration = collect(open_gguf(path), tokens, tmp_path / "work", gradients=False)
     made = tmp_path / f"imatrix.{suffix}"
     save_imatrix(calibration, made, datasets=expected.datasets, process_output=True)
@@ -48,7 +48,7 @@ def test_counts_are_those_of_llama_imatrix(tmp_path: Path) -> None:
     path = TINY["qwen3moe"].write_gguf(tmp_path / "m.gguf")
     text = (HERE / "data" / "moby-dick.txt").read_text(encoding="utf-8")
     with ggq.load(path, n_threads=1) as model:
-        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, model.metadata)
+        tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, None)
     calibration = collect(open_gguf(path), tokens, tmp_path / "work", gradients=False)
     made = tmp_path / "imatrix.gguf"
     save_imatrix(calibration, made, process_output=True)

@@ -6,10 +6,11 @@ layer, each made again from what entered it, with a next token drawn from the mo
 distribution at every position (the Fisher information; Kunstner et al. 2019, arXiv:1905.12558).
 
 Memory, in bytes: 4 times the weights of the largest section (a layer, or the output matrix), plus
-4 times the sum of C^2 over its sites going forward and over its matrices going back, plus what a
-batch of about 2048 tokens makes: 4 * 2048 * (some 20 D + 8 F), and 2048 C for a panel of a Gram
-matrix. A layer of a 70B Llama: 3.4 GB + 4.9 GB + 3.5 GB. On the disk: 4 * tokens * D for every
-layer while gradients are to be taken, else for two.
+4 times the sum of C^2 over its sites going forward and over its matrices going back, plus the
+gradients kept, 4 * sampled tokens * (C + R) of each, plus what a batch makes: about 1 GB, less for
+small models, or a sequence, or three times 128 MB of logits. A layer of a 70B Llama with 2048
+sampled tokens: 3.4 + 4.9 + 1.1 + 1 GB. On the disk: 4 * tokens * D for every layer while gradients
+are to be taken, else for two.
 
 A process that is killed continues with the section it was at.
 """

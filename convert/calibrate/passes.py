@@ -21,8 +21,10 @@ from ggq.convert.calibrate.work_files import Carried, replacing
 Progress = Callable[[float], None]
 
 BATCH = 2048  # tokens that go through a section together, about
+BATCH_BYTES = 1 << 30  # and what they may take, unless one sequence alone takes more
 SAMPLE_BYTES = 1 << 28  # of one matrix' gradients that are kept, at most
 SEED = 0
+_COPIES = 3  # of every value: itself, what an operation keeps, its gradient
 
 
 class _Moments(Blind):
@@ -168,9 +170,18 @@ class Passes:
     def _parts(self) -> Iterator[slice]:
         """The tokens of whole sequences, some at a time."""
         positions = self._tokens.shape[1]
-        step = max(1, BATCH // positions) * positions
+        step = max(1, min(BATCH, BATCH_BYTES // self._token_bytes()) // positions) * positions
         for start in range(0, self._tokens.size, step):
             yield slice(start, min(start + step, self._tokens.size))
+
+    def _token_bytes(self) -> int:
+        """What a token takes in the widest section, on its way there and back."""
+        widths = [
+            sum(rows.cols for op in section.operations for rows in op.writes)
+            for section in self._sections
+            if not isinstance(section.operations[-1], Head)
+        ]
+        return _COPIES * 4 * max(widths)
 
     def _batch(
         self, part: slice, tokens: npt.NDArray[np.int32], weights: dict[str, F32], watch: Watch

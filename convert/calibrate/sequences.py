@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.errors import UsageError
-from ggq.metadata import Metadata
 
 
 def chunks(
-    ids: Sequence[int], context: int, metadata: Metadata, count: int = 0
+    ids: Sequence[int], context: int, bos: int | None, count: int = 0
 ) -> npt.NDArray[np.int32]:
     """i32 [sequences, context]: whole chunks of a text; with `count`, so many, spread evenly.
 
-    Where a model's metadata wants a first token, it replaces each chunk's own, as llama-imatrix and
-    llama-perplexity do. Raises UsageError for a text that is too short for one chunk.
+    `bos`, for a model that wants its texts to begin with it, replaces the first token of each
+    chunk, as llama-imatrix and llama-perplexity do. Raises UsageError for a text that is too short
+    for one chunk.
     """
     there = len(ids) // context
     if not there:
@@ -28,6 +28,6 @@ def chunks(
     whole = np.array(ids[: there * context], np.int32).reshape(there, context)
     if count and count < there:
         whole = whole[np.arange(count) * there // count]
-    if metadata.get("tokenizer.ggml.add_bos_token"):
-        whole[:, 0] = metadata.require("tokenizer.ggml.bos_token_id", int)
+    if bos is not None:
+        whole[:, 0] = bos
     return whole
