@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import math
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from ggq.errors import DISK_FULL_ERRNOS, GGQError
+
+_PATIENCE = 0.5  # seconds
+_heeded = -math.inf  # when Ctrl-C was
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,6 +79,14 @@ def run(body: Callable[[], int | None], prog: str) -> int:
 
     A closed stdout ends the tool quietly. `--debug` on the command line shows the traceback.
     """
+    try:
+        with _patient_interrupts():
+            return _run(body, prog)
+    except KeyboardInterrupt:  # behind the last line of the body, or while the first was dealt with
+        return 130
+
+
+def _run(body: Callable[[], int | None], prog: str) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts more, which nobody here uses
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -88,6 +105,42 @@ def run(body: Callable[[], int | None], prog: str) -> int:
         elif not isinstance(error, KeyboardInterrupt):
             print(f"{prog}: error: {printable(_line(error))}", file=sys.stderr)
         return exit_code(error)
+
+
+@contextlib.contextmanager
+def _patient_interrupts() -> Iterator[None]:
+    """Take Ctrl-C pressed again soon for the first one, which gets time to tidy up.
+
+    Python's own end, which comes next, is not disturbed by it.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    heed_interrupts_again()
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        if _heeded < 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def heed_interrupts_again() -> None:
+    """Ctrl-C was dealt with and the program goes on: the next one is another."""
+    global _heeded
+    _heeded = -math.inf
+
+
+def _interrupt(*_: object) -> None:
+    global _heeded
+    now = time.monotonic()
+    if now - _heeded >= _PATIENCE:
+        _heeded = now
+        raise KeyboardInterrupt
 
 
 def _line(error: BaseException) -> str:

@@ -62,4 +62,5 @@ def _start() -> subprocess.Popen[bytes]:
     # -P: nothing is imported from the folder of the script or the user's current one.
     command = [sys.executable, "-P", str(_SANDBOX)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    # Of a group of its own: Ctrl-C is not for it.
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, process_group=0)

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ggq.cli_support import run
+from ggq.cli_support import heed_interrupts_again, run
 from ggq.errors import UsageError
 from ggq.runtime.flags import parser, sampling
 
@@ -153,6 +153,7 @@ def _converse(
             except KeyboardInterrupt:
                 if not goes_on:
                     raise
+                heed_interrupts_again()
 
 
 @contextlib.contextmanager

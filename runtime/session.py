@@ -60,11 +60,13 @@ class Session:
         self._profile: Profile | None = None
 
     def prefill(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens; f32 [V] logits of what follows the last. Raises ContextError."""
+        """Append tokens, all or none; f32 [V] logits of what follows. Raises ContextError."""
         ids = self._checked(tokens)
         logits = np.empty(0, np.float32)
         for start in range(0, len(ids), BATCH):
-            logits = self._run(Phase.PREFILL, ids[start : start + BATCH])[-1]
+            part = ids[start : start + BATCH]
+            logits = self._run(Phase.PREFILL, part, self.n_past + start)[-1]
+        self.n_past += len(ids)
         return logits.copy()
 
     def decode(self, token: int) -> Logits:
@@ -72,28 +74,33 @@ class Session:
         return self.prefill([token])
 
     def score(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens; f32 [T, V] logits behind each of them. Raises ContextError.
+        """Append tokens, all or none; f32 [T, V] logits behind each. Raises ContextError.
 
         Up to 8 tokens cost little more than one: what checking a guessed continuation needs.
         """
-        blocks = self.score_blocks(tokens)
-        out = np.empty((len(tokens), self._h.n_vocab), np.float32)
-        start = 0
-        for block in blocks:
-            out[start : start + len(block)] = block
-            start += len(block)
+        ids = self._checked(tokens)
+        out = np.empty((len(ids), self._h.n_vocab), np.float32)
+        step = self._score_tokens()
+        for start in range(0, len(ids), step):
+            part = ids[start : start + step]
+            out[start : start + step] = self._run(Phase.SCORE, part, self.n_past + start)
+        self.n_past += len(ids)
         return out
 
     def score_blocks(self, tokens: Sequence[int], step: int = 0) -> Iterator[Logits]:
         """`score` in parts, each f32 [up to step, V] and gone when the next is asked for.
 
+        Each is appended when it is asked for.
         Without `step` a part is as large as one run makes it; more than that it cannot be.
         """
         ids, most = self._checked(tokens), self._score_tokens()
         step = min(step or most, most)
-        return (
-            self._run(Phase.SCORE, ids[start : start + step]) for start in range(0, len(ids), step)
-        )
+        return (self._score(ids[start : start + step]) for start in range(0, len(ids), step))
+
+    def _score(self, ids: npt.NDArray[np.int32]) -> Logits:
+        logits = self._run(Phase.SCORE, ids, self.n_past)
+        self.n_past += len(ids)
+        return logits
 
     def rewind(self, n_past: int) -> None:
         """Forget all but the first `n_past` tokens."""
@@ -179,17 +186,17 @@ class Session:
         self._compile()
         prepare([kernel for graph in (*few, score) for kernel in graph.kernels()])
 
-    def _run(self, phase: Phase, ids: npt.NDArray[np.int32]) -> Logits:
+    def _run(self, phase: Phase, ids: npt.NDArray[np.int32], position: int) -> Logits:
         """Run a phase, or its form for so few tokens; the logits of the last or of all tokens."""
         self._team.require_open()
         n = len(ids)
         phase, count = form_of(phase, n)
         program, logits = self.program(phase, count)
-        end = self.n_past + n
+        end = position + n
         for rope in self._ropes.values():
             rope.fill(end)
         ids = np.ascontiguousarray(ids)
-        self._state[[N_TOKENS, POSITION, TOKENS]] = n, self.n_past, ids.ctypes.data
+        self._state[[N_TOKENS, POSITION, TOKENS]] = n, position, ids.ctypes.data
         if self._profile:
             name = f"{phase.value} {count}" if count else phase.value
             measured = self._profile.of(name, lambda: self._work(program))
@@ -197,5 +204,4 @@ class Session:
             measured.add(n, end)
         else:
             self._team.run(program, self._state)
-        self.n_past = end
         return logits[:n]

@@ -1,7 +1,7 @@
 """Long-lived threads that run compiled programs together, and cost nothing between runs.
 
-Inside a run they meet at barriers. Between runs a worker spins for a moment, then parks on an
-event; `Team.run` wakes exactly those that are parked. The caller's thread is number 0.
+Inside a run they meet at barriers. Between runs a worker spins for a moment, then parks on a lock;
+`Team.run` wakes exactly those that are parked. The caller's thread is number 0.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ggq.errors import OutOfMemoryError
 from ggq.runtime.kernels import execute
 from ggq.runtime.kernels._op import N_TOKENS, Step
 from ggq.runtime.pace import Clocks, Pace
+from ggq.runtime.parking import ACQUIRE, RELEASE, free_lock, new_lock
 
 I64 = npt.NDArray[np.int64]
 _MAPPED = 1 << 22  # bytes from which memory is mapped rather than allocated
@@ -84,31 +85,34 @@ class Team:
     def __init__(self, count: int) -> None:
         self.count = count
         self._control = aligned(execute.control_bytes(count))
-        self._parked = np.zeros(count, np.int64)
-        self._wake = [threading.Event() for _ in range(count)]
         self._at = self._control.ctypes.data
-        self._runs = self._control[execute.RUN : execute.RUN + 8].view(np.int64)
-        for each in (execute.kick, execute.lead, execute.work):
+        for each in (execute.run, execute.dismiss, execute.work):
             _ = each.address  # compile before threads could ask for it at once
+        self._parks = [new_lock() for _ in range(1, count)]
+        self._set(execute.ACQUIRE, ACQUIRE)
+        self._set(execute.RELEASE, RELEASE)
+        for index, park in enumerate(self._parks, 1):
+            self._set(execute.WORKERS + index * execute.LINE + execute.LOCK, park)
         self._lock = threading.Lock()
         self._closed = False
         self._workers = [
             threading.Thread(target=self._work, args=(i,), daemon=True, name=f"ggq-{i}")
             for i in range(1, count)
         ]
-        for worker in self._workers:
-            worker.start()
+        try:
+            for worker in self._workers:
+                worker.start()
+        except BaseException:
+            execute.dismiss(self._at, count)
+            raise
         self._pace = Pace(count)
         self._clocks = Clocks(self._workers)
 
+    def _set(self, offset: int, word: int) -> None:
+        self._control[offset : offset + 8].view(np.int64)[0] = word
+
     def _work(self, index: int) -> None:
-        seen = np.zeros(1, np.int64)
-        wake = self._wake[index]
-        quit_word = self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)
-        while not quit_word[0]:
-            execute.work(self._at, index, seen.ctypes.data, _SPINS)
-            wake.wait()
-            wake.clear()
+        execute.work(self._at, index, _SPINS)
 
     def require_open(self) -> None:
         """Raise ValueError once the team is closed: the weights may be unmapped by then."""
@@ -143,33 +147,17 @@ class Team:
             self._pace.note(seconds, 1.0 - least / seconds)
 
     def _run(self, operations: I64, program: Program, state: I64, stamps: int, count: int) -> None:
-        before = self._runs[0]
-        try:
-            execute.kick(
-                self._at, count, operations.ctypes.data, len(operations), state.ctypes.data,
-                program.own.ctypes.data, program.own_bytes, stamps, self._parked.ctypes.data,
-            )  # fmt: skip
-        finally:
-            # Ctrl-C may arrive right here: what the workers have begun must be led to its end.
-            if self._runs[0] != before:
-                self._wake_parked(count)
-                execute.lead(self._at, count)
-
-    def _wake_parked(self, count: int) -> None:
-        for index in range(1, count):
-            if self._parked[index] == execute.PARKED:
-                self._wake[index].set()
+        execute.run(
+            self._at, count, operations.ctypes.data, len(operations), state.ctypes.data,
+            program.own.ctypes.data, program.own_bytes, stamps,
+        )  # fmt: skip
 
     def close(self) -> None:
-        """End the worker threads; the team cannot run afterwards."""
+        """End the worker threads; the team cannot run afterwards. May be called again."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
-            self._control[execute.QUIT : execute.QUIT + 8].view(np.int64)[0] = 1
-            execute.kick(self._at, self.count, 0, 0, 0, 0, 0, 0, self._parked.ctypes.data)
-            for index in range(1, self.count):
-                self._wake[index].set()
+            execute.dismiss(self._at, self.count)
         for worker in self._workers:
             worker.join()
-        self._workers = []
+        while self._parks:
+            free_lock(self._parks.pop())

@@ -67,7 +67,7 @@ def all_kernels() -> Iterator[Kernel]:
     from ggq.runtime.kernels import execute
     from ggq.runtime.model import WITHOUT_WEIGHTS
 
-    yield from (execute.kick, execute.lead, execute.work)
+    yield from (execute.run, execute.dismiss, execute.work)
     seen: set[str] = set()
     for op in _ops():
         if op.kernel.symbol not in seen:

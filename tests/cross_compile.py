@@ -102,7 +102,7 @@ def kernels(folder: Path) -> list[Kernel]:
     """One kernel of each kind, and those that multiply for a few types."""
     path = TINY["gemma3"].write_gguf(folder / "model.gguf")
     found = {each.name: each for each in program_kernels(path)}
-    for each in (execute.kick, execute.lead, execute.work):
+    for each in (execute.run, execute.dismiss, execute.work):
         found[each.name] = each
     for family in map(by_name, TYPES):
         frame = linear.frame_of(family, False)

@@ -2,7 +2,7 @@
 
 One control block, 128 bytes apart so that threads do not share cache lines by accident:
 run number, arrivals at the barrier, barrier number, then the program of the run, then a word per
-worker telling whether it spins or is parked.
+worker telling whether it spins or is parked, with the lock it parks on.
 
 A run that is measured gives an address for time stamps, i64 [threads, operations + 2]: every thread
 notes its cycle counter when it begins, behind every operation or barrier, and behind the last
@@ -43,7 +43,10 @@ SLEEPERS = ARRIVALS + LINE // 2
 RUN_BITS = 16  # below the number of a run, for how many threads take part in it
 # The program: addresses, counts, and where the threads' own memories start and how long each is.
 OPERATIONS, N_OPERATIONS, STATE, OWN, OWN_BYTES, STAMPS, QUIT = (PROGRAM + 8 * k for k in range(7))
+# Python's functions for its own locks: they need no interpreter, and every system has them.
+ACQUIRE, RELEASE = (PROGRAM + 8 * k for k in (7, 8))
 WORKERS = 4 * LINE
+LOCK = 8  # behind the worker's word
 SPINNING, PARKED = 0, 1
 PATIENCE = 500  # looks at a barrier, some tens of cycles each
 
@@ -119,10 +122,25 @@ def read_cycles(out):  # type: ignore[no-untyped-def]
     store(out, _cycles(), 8)
 
 
+def _begin(control: Value, threads: Value) -> None:
+    """Start a run of what the control block holds, and wake those of its workers that are parked.
+
+    The other workers pass the run over.
+    """
+    number = (atomic_load(control + RUN) >> RUN_BITS) + 1
+    atomic_exchange(control + RUN, (number << RUN_BITS) | threads)
+    for i in loop(1, threads):
+        worker = control + WORKERS + i * LINE
+        was = atomic_exchange(worker, const(i64, SPINNING))
+        with when(was.eq(PARKED)):
+            call_address(load(i64, control + RELEASE, 8), load(i64, worker + LOCK, 8))
+
+
 @kernel
-def kick(control, threads, operations, n_operations, state, own, own_bytes, stamps, parked):  # type: ignore[no-untyped-def]
-    """Start a run of the first `threads`: publish the program, then list in `parked` (i64 each)
-    who must be woken. The others pass the run over.
+def run(control, threads, operations, n_operations, state, own, own_bytes, stamps):  # type: ignore[no-untyped-def]
+    """Run a program as thread 0 of `threads`; returns when all of them are done.
+
+    In one call, because Python may leave its code for a handler of signals between any two.
     """
     store(control + OPERATIONS, operations, 8)
     store(control + N_OPERATIONS, n_operations, 8)
@@ -130,27 +148,26 @@ def kick(control, threads, operations, n_operations, state, own, own_bytes, stam
     store(control + OWN, own, 8)
     store(control + OWN_BYTES, own_bytes, 8)
     store(control + STAMPS, stamps, 8)
-    number = (atomic_load(control + RUN) >> RUN_BITS) + 1
-    atomic_exchange(control + RUN, (number << RUN_BITS) | threads)
-    for i in loop(1, threads):
-        was = atomic_exchange(control + WORKERS + i * LINE, const(i64, SPINNING))
-        store(parked + i * 8, was, 8)
-
-
-@kernel
-def lead(control, threads):  # type: ignore[no-untyped-def]
-    """Thread 0's part of the run that `kick` started; returns when all threads are done."""
+    _begin(control, threads)
     _run(control, const(i64, 0), threads)
 
 
 @kernel
-def work(control, thread, seen, spins):  # type: ignore[no-untyped-def]
-    """A worker: run what is kicked off, and return once `spins` looks have found nothing new.
+def dismiss(control, threads):  # type: ignore[no-untyped-def]
+    """Let all workers return from `work`."""
+    store(control + QUIT, const(i64, 1), 8)
+    _begin(control, threads)
 
-    `seen` is the address of the number of the last run this worker saw. On return the worker has
-    declared itself parked, so the next `kick` knows to wake it.
+
+@kernel
+def work(control, thread, spins):  # type: ignore[no-untyped-def]
+    """A worker: take part in runs until dismissed; park once `spins` looks have found nothing new.
+
+    Its lock is held while it is not about to be woken.
     """
-    word = control + WORKERS + thread * LINE
+    worker = control + WORKERS + thread * LINE
+    lock = load(i64, worker + LOCK, 8)
+    seen = var(const(i64, 0))
     going = var(const(bit, 1))
     left = var(spins.value)
     for _ in repeat_while(lambda: going.value):
@@ -158,22 +175,27 @@ def work(control, thread, seen, spins):  # type: ignore[no-untyped-def]
         # which may be the next one's by then.
         run = atomic_load(control + RUN)
         threads = run & ((1 << RUN_BITS) - 1)
-        is_new = run.ne(load(i64, seen, 8))
+        is_new = run.ne(seen)
         with when(is_new):
-            store(seen, run, 8)
+            seen.set(run)
             with when(thread < threads):
-                with when(load(i64, control + QUIT, 8).ne(0)):
+                is_over = load(i64, control + QUIT, 8).ne(0)
+                with when(is_over):
                     going.set(const(bit, 0))
-                with when(load(i64, control + QUIT, 8).eq(0)):
+                with when(~is_over):
                     _run(control, thread, threads)
                 left.set(spins)
         with when(~is_new):
             left -= 1
             pause()
             with when(left < 0):
-                atomic_exchange(word, const(i64, PARKED))
-                # A run kicked off just before the word changed would not wake this worker.
-                with when(atomic_load(control + RUN).eq(run)):
-                    going.set(const(bit, 0))
-                with when(atomic_load(control + RUN).ne(run)):
-                    atomic_replace(word, const(i64, PARKED), const(i64, SPINNING))
+                atomic_exchange(worker, const(i64, PARKED))
+                # A run begun just before the word changed would not wake this worker.
+                is_late = var(atomic_load(control + RUN).ne(run))
+                with when(is_late.value):
+                    was = atomic_replace(worker, const(i64, PARKED), const(i64, SPINNING))
+                    is_late.set(was.eq(PARKED))
+                with when(~is_late.value):
+                    wait = const(i64, 1)
+                    call_address(load(i64, control + ACQUIRE, 8), lock, wait)
+                left.set(spins)
