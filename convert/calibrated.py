@@ -93,7 +93,7 @@ def prepare_calibrated(
 
         plan, on_grid = keep_lattices(plan, folded)
     rows = folder / f"rows-{_identity(wishes, calibration, plan)}"
-    store = RowsStore(rows, folded, known, method, _options(wishes), threads)
+    store = RowsStore(rows, folded, known, method, _options(wishes), threads, on_grid)
     encoder: Encoder = LatticeEncoder(store, on_grid) if on_grid else store
     account = Account(_facts(wishes, texts, on_grid))
     predicted: dict[str, float] = {}

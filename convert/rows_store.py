@@ -56,7 +56,10 @@ class Loss:
 
 
 class RowsStore(Encoder):
-    """The rows of tensors in types, made by `method` when they are first needed."""
+    """The rows of tensors in types, made by `method` when they are first needed.
+
+    Tensors `passed_over` are somebody else's.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class RowsStore(Encoder):
         method: Method,
         options: MethodOptions,
         threads: int,
+        passed_over: frozenset[str] = frozenset(),
     ) -> None:
         self.source = source
         self.known = known
@@ -74,6 +78,7 @@ class RowsStore(Encoder):
         self.threads = threads
         self.tensors = {tensor.info.name: tensor for tensor in source.tensors}
         self._names = frozenset(known.names)
+        self._passed_over = passed_over
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -120,7 +125,8 @@ class RowsStore(Encoder):
         return stats, self.method.prepare(stats, self.options)
 
     def _mine(self, planned: PlannedTensor) -> bool:
-        return is_quantized(planned.type) and not planned.copied
+        made = is_quantized(planned.type) and not planned.copied
+        return made and planned.name not in self._passed_over
 
     def _path(self, planned: PlannedTensor, suffix: str) -> Path:
         digest = hashlib.sha256(planned.name.encode("utf-8", "surrogateescape")).hexdigest()[:24]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ggq.convert.alloc.costs import KnownCosts
@@ -89,6 +90,40 @@ def test_an_interrupted_run_goes_on_in_its_workdir(
     monkeypatch.setattr(RowsStore, "_make", make)
     assert tool(model, whole, *options[:-2]) == 0
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_weights_on_a_grid_stay_there(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path
+) -> None:
+    name, held = "blk.1.ffn_up.weight", tmp_path / "held.gguf"
+    assert tool(model, tmp_path / "q.gguf", "--type", "q8_0", "--tensor-type", f"{name}=q4_0",
+                "--quiet") == 0  # fmt: skip
+    assert tool(tmp_path / "q.gguf", held, "--type", "f32", "--allow-requantize", "--quiet") == 0
+    out = tmp_path / "out.gguf"
+    options += ["--type", "q6_k", "--method", "gptq", "--lattice", "auto"]
+    assert tool(held, out, *options) == 0
+    with Reader(held) as before, Reader(out) as after:
+        assert after.tensors[name].type.name == "Q4_0"
+        for tensor in after.tensors.values():
+            if tensor.type.name in ("Q4_0", "Q8_0"):
+                assert np.array_equal(tensor.dequantize(), before.tensors[tensor.name].dequantize())
+        # What sits on 8 bits is not on 6, so it is quantized by the method.
+        assert after.tensors["blk.1.ffn_down.weight"].type.name == "Q6_K"
+
+
+def test_the_smallest_file_within_a_divergence(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path
+) -> None:
+    sizes = []
+    for nats in ("0.002", "0.00002"):
+        out = tmp_path / "out.gguf"
+        assert tool(model, out, *options, "--method", "llama", "--max-kld", nats) == 0
+        with Reader(out) as reader:
+            assert 0 < reader.metadata["ggq.kld.measured"] <= float(nats)
+        sizes.append(out.stat().st_size)
+    assert sizes[0] < sizes[1]
+    assert tool(model, out, *options, "--method", "llama", "--max-kld", "1e-9") == 2
+    assert "1e-09" in tool.error
 
 
 def test_costs_survive_a_cut_line(tmp_path: Path) -> None:

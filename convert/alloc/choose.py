@@ -96,9 +96,10 @@ def _within_kld(
 ) -> Allocation:
     """The smallest found whose measured divergence is within `wanted` nats."""
     found: Allocation | None = None
-    measured, factor = np.zeros(1), 1.0  # what is measured is a multiple of what is predicted
+    measured = divergences = np.zeros(1)
+    factor = 1.0  # what is measured is a multiple of what is predicted
     for _ in range(KLD_TRIALS):
-        tried = allocator.within_kld(KLD_MARGIN * wanted / factor)
+        tried = allocator.within_kld(max(KLD_MARGIN * wanted / factor, allocator.least))
         divergences = judge.result(tried.plan)
         factor = float(divergences.mean()) / max(tried.predicted, 1e-12)
         say(f"{tried.plan.total_bytes:,} bytes of tensors: {divergences.mean():.4f} nats measured")
@@ -110,7 +111,8 @@ def _within_kld(
                 break
     if found is None:
         raise UsageError(
-            f"--max-kld {wanted:g} was not reached in {KLD_TRIALS} trials; ask for more"
+            f"--max-kld {wanted:g} was not reached: the last of {KLD_TRIALS} trials measured"
+            f" {divergences.mean():.3g} nats; ask for more"
         )
     account.facts |= {
         "kld.predicted": found.predicted,

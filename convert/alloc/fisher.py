@@ -43,6 +43,12 @@ class Allocator:
         self.table = table
         self.kept_bytes = sum(t.bytes for t in preset.tensors if t.name not in table)
 
+    @property
+    def least(self) -> float:
+        """Nats predicted when every tensor gets its best type, and a little for rounding."""
+        best = sum(min(choice.cost for choice in choices) for choices in self.table.values())
+        return best * (1 + 1e-9)
+
     def within_bytes(self, limit: int, factors: Mapping[str, float] | None = None) -> Allocation:
         """The least predicted divergence in `limit` bytes of tensors; costs of a kind of tensors
         times its factor. Raises UsageError when no choice is small enough.
