@@ -105,6 +105,23 @@ def test_permute_puts_like_columns_side_by_side(source: Source) -> None:
     assert (np.diff(of_values, axis=1) >= 0).all()
 
 
+def test_permute_keeps_no_order_that_does_harm(source: Source) -> None:
+    made_up, types = MadeUp(source), types_of(source, "Q4_0")
+    fold = by_name("permute").search(made_up, source, types)
+    assert 0 < len(fold.notes) < len(source_channels(source).groups)
+    for group in source_channels(source).groups:
+        if group.name != "residual":
+            found = list(readers(group.readers, Weights(source), made_up, types))
+            before, after = (total_error(found, f, held_out=True) for f in (Fold(), fold))
+            assert after <= before
+
+
+def test_permute_tries_nothing_without_inputs(source: Source) -> None:
+    groups = source_channels(source).groups
+    fold = by_name("permute").search(MadeUp(source, samples=False), source, {})
+    assert {name for name, _, _ in fold.changes} == {p.tensor for g in groups for p in g.parts}
+
+
 def test_inputs_are_rounded_as_llama_cpp_rounds_them() -> None:
     x = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
     q8_0 = block("Q8_0")  # what meets types of 32 weights; its scale is a half

@@ -32,6 +32,10 @@ class MadeUp:
     def names(self) -> Sequence[str]:
         return list(self.shapes)
 
+    @property
+    def gradients(self) -> bool:
+        return self.samples
+
     def squares(self, name: str) -> tuple[F32, npt.NDArray[np.int64]]:
         shape = self.shapes[name]
         experts = range(shape[0]) if len(shape) > 2 else [None]

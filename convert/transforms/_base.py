@@ -30,6 +30,11 @@ class Calibrated(Protocol):
         """The matrices there are statistics of."""
         ...
 
+    @property
+    def gradients(self) -> bool:
+        """Whether gradients were taken, and inputs of sampled tokens kept with them."""
+        ...
+
     def squares(self, name: str) -> tuple[F32, I64]:
         """f32 [matrices, C] mean squares of the inputs, and how many tokens each has had."""
         ...

@@ -157,6 +157,11 @@ class FoldedCalibration:
         """The matrices there are statistics of."""
         return self._calibration.names
 
+    @property
+    def gradients(self) -> bool:
+        """Whether inputs of sampled tokens were kept."""
+        return self._calibration.gradients
+
     def squares(self, name: str) -> tuple[F32, I64]:
         """f32 [matrices, C] mean squares of the inputs, and how many tokens each has had."""
         squares, counts = self._calibration.squares(name)

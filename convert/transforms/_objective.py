@@ -23,6 +23,7 @@ from ggq.convert.transforms._weights import Weights
 from ggq.errors import ConvertError
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 ROWS = 256  # of each matrix, spread over it
 TOKENS = 512
 EXPERTS = 4  # of a stack, spread over it
@@ -104,6 +105,17 @@ def readers(
             stats = calibration.of(part.tensor, expert, guided=False)
             if len(sampled_inputs(part, stats)) >= 2 * HELD_OUT:  # an expert may see hardly any
                 yield _reader(part.tensor, matrix, types[part.tensor], stats, weights)
+
+
+def held_out_costs(
+    folds: Sequence[Fold], parts: Iterable[Part], weights: Weights, calibration: Calibrated,
+    types: Types,
+) -> F64:  # fmt: skip
+    """f64 [folds]: what each fold leaves of output error on held-out tokens, over all `parts`."""
+    costs = np.zeros(len(folds))
+    for reader in readers(parts, weights, calibration, types):
+        costs += [reader.error(fold, held_out=True) for fold in folds]
+    return costs
 
 
 def sampled_inputs(part: Part, stats: TensorStatistics) -> F32:

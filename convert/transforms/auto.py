@@ -10,7 +10,7 @@ from ggq.convert.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types
 from ggq.convert.transforms._channels import Axis, Part
 from ggq.convert.transforms._fold import Fold
-from ggq.convert.transforms._objective import readers
+from ggq.convert.transforms._objective import held_out_costs
 from ggq.convert.transforms._weights import Weights
 from ggq.convert.transforms.awq import Awq
 from ggq.convert.transforms.permute import Permute
@@ -42,7 +42,7 @@ class Auto(Transform):
 
         `judge` says what a model costs with each of some folds, the first of which is none: for
         example the divergence from the full model on a held-out text, once quantized. By default
-        the errors of all outputs on sampled tokens that no search has seen.
+        the errors of all outputs on sampled tokens by which no search chose a scale.
         """
         given = self.required(calibration)
         folds, names = [Fold()], ["none"]
@@ -69,10 +69,7 @@ def predicted_costs(
     folds: Sequence[Fold], source: Source, calibration: Calibrated, types: Types
 ) -> list[float]:
     """What each fold leaves of output error on held-out tokens, over all quantized matrices."""
-    weights = Weights(source)
-    matrices = [name for name, tensor in weights.tensors.items() if len(tensor.info.shape) > 1]
-    known = [Part(name, Axis.COLUMNS) for name in matrices if name in calibration.names]
-    costs = np.zeros(len(folds))
-    for reader in readers(known, weights, calibration, types):
-        costs += [reader.error(fold, held_out=True) for fold in folds]
-    return [float(cost) for cost in costs]
+    weights, known = Weights(source), set(calibration.names)
+    names = [name for name, tensor in weights.tensors.items() if len(tensor.info.shape) > 1]
+    parts = [Part(name, Axis.COLUMNS) for name in names if name in known]
+    return [float(cost) for cost in held_out_costs(folds, parts, weights, calibration, types)]
