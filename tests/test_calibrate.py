@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from ggq.convert.calibrate import passes, sums
 from ggq.convert.calibrate.batch import Blind
 from ggq.convert.calibrate.calibration import Calibration
-from ggq.convert.calibrate.collect import collect
+from ggq.convert.calibrate.collect import collect, disk_bytes
 from ggq.convert.calibrate.importance import importance, save_imatrix
 from ggq.convert.calibrate.sequences import chunks
 from ggq.convert.calibrate.statistics import TensorStatistics, proxy
@@ -21,7 +22,7 @@ from ggq.convert.gguf_source import open_gguf
 from ggq.convert.imatrix import read_imatrix
 from ggq.convert.source import open_model_dir
 from ggq.convert.tensor_source import Source
-from ggq.errors import CalibrationError, UsageError
+from ggq.errors import CalibrationError, DiskFullError, UsageError
 from tests.calibrate_models import whole_model
 from tests.models import TINY, VOCAB_SIZE
 
@@ -232,6 +233,19 @@ def test_a_model_directory_gives_what_its_file_gives(tmp_path: Path) -> None:
         expected, found = vars(file.of(name)), vars(made.of(name))
         for field, values in expected.items():
             assert np.array_equal(values, found[field])
+
+
+def test_the_disk_is_big_enough_or_it_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = source("llama", tmp_path)
+    made = collect(model, tokens(), tmp_path / "work", sample_tokens=50)
+    used = sum(file.stat().st_size for file in made.folder.glob("*.npz"))
+    headers = 300 * sum(len(np.load(file).files) for file in made.folder.glob("*.npz"))
+    assert used < disk_bytes(made.index, 64, 50) + headers
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=10**9, free=10**4))
+    with pytest.raises(DiskFullError, match="bytes are needed, but only 10,000 are free"):
+        collect(model, tokens(1), tmp_path / "other")
 
 
 def test_progress_ends_at_one(tmp_path: Path) -> None:

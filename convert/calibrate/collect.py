@@ -9,8 +9,8 @@ Memory, in bytes: 4 times the weights of the largest section (a layer, or the ou
 4 times the sum of C^2 over its sites going forward and over its matrices going back, plus the
 gradients kept, 4 * sampled tokens * (C + R) of each, plus what a batch makes: about 1 GB, less for
 small models, or a sequence, or three times 128 MB of logits. A layer of a 70B Llama with 2048
-sampled tokens: 3.4 + 4.9 + 1.1 + 1 GB. On the disk: 4 * tokens * D for every layer while gradients
-are to be taken, else for two.
+sampled tokens: 3.4 + 4.9 + 1.1 + 1 GB. On the disk: what `disk_bytes` says, the moments and kept
+gradients of all layers, and 4 * tokens * D for every layer while gradients are to be taken.
 
 A process that is killed continues with the section it was at.
 """
@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ggq.atomic import check_space
 from ggq.convert.calibrate.calibration import FORMAT, INDEX, Calibration, Index, Matrix
-from ggq.convert.calibrate.passes import Passes, Progress
+from ggq.convert.calibrate.passes import SAMPLE_BYTES, Passes, Progress
 from ggq.convert.calibrate.program import Program, record
 from ggq.convert.calibrate.weights import Weights
 from ggq.convert.tensor_source import Source
@@ -45,7 +46,7 @@ def collect(
     calibration is removed. With `gradients`, those of `sample_tokens` tokens are kept one by one
     (fewer for matrices of many rows). `progress` gets the share done, 0 to 1. Matrix products run
     on as many threads as numpy's BLAS uses.
-    Raises UsageError for tokens that cannot be, UnsupportedModelError, FormatError.
+    Raises UsageError for tokens that cannot be, UnsupportedModelError, FormatError, DiskFullError.
     """
     weights = Weights(source)
     arch = by_name(weights.metadata.require("general.architecture", str))
@@ -60,8 +61,25 @@ def collect(
         for old in (*folder.glob("*.npz"), *folder.glob("*.f32"), folder / INDEX):
             old.unlink(missing_ok=True)
         index.write(folder)
+    there = sum(file.stat().st_size for file in folder.iterdir())
+    check_space(folder, disk_bytes(index, h.n_embd, sample_tokens) - there)
     Passes(program, weights, tokens, folder, sample_tokens, progress).run(gradients)
     return Calibration(folder)
+
+
+def disk_bytes(index: Index, n_embd: int, sample_tokens: int) -> int:
+    """Bytes the work folder of a calibration takes, about; `n_embd` columns go between layers."""
+    tokens = index.sequences * index.context
+    total = 4 * tokens * n_embd * (len(index.sections) + 2 if index.gradients else 2)
+    for name, matrix in index.matrices.items():
+        # Of a stack also the mean of its experts; each of a stack sees some of the tokens.
+        moments = 4 * matrix.columns**2 * (matrix.experts + 1 if matrix.experts else 1)
+        is_site = matrix.site == name
+        total += moments * (is_site + index.gradients)
+        if index.gradients:
+            kept = min(SAMPLE_BYTES, 4 * matrix.rows * sample_tokens)
+            total += kept + 4 * matrix.columns * sample_tokens * is_site
+    return total
 
 
 def _check_tokens(tokens: Tokens, n_vocab: int) -> None:
