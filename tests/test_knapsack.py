@@ -71,6 +71,16 @@ def test_with_room_for_everything_the_best_is_taken() -> None:
     assert sorted(c.type for c in cheapest_within(menu, 10).values()) == ["l", "s"]
 
 
+def test_one_item_as_large_as_all_others_is_settled_first() -> None:
+    large = [Choice("s", 100, 9.0), Choice("l", 150, 0.0)]
+    small = [Choice("s", 1, 2.0), Choice("l", 11, 0.0)]
+    menu = {"large": large} | {f"small{k}": small for k in range(5)}
+    # By price alone the small ones are raised first, and then the large one does not fit any more.
+    chosen = cheapest_within(menu, 165)
+    assert chosen["large"].type == "l"
+    assert total_cost(chosen) == 8.0
+
+
 @given(choices=CHOICES)
 def test_hull_is_convex_and_holds_the_extremes(choices: list[Choice]) -> None:
     found = hull(choices)

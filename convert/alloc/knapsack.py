@@ -2,16 +2,20 @@
 
 A multiple-choice knapsack. A price per byte is lowered until the choices that minimize
 cost + price * bytes just fit (Everett 1963, "Generalized Lagrange Multiplier Method"); what is left
-of the budget is then spent on the upgrades that save most per byte.
+of the budget is then spent on the upgrades that save most per byte. The few items so large that one
+of their steps is a good part of the budget are tried in every choice instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from ggq.errors import UsageError
+
+LARGE_SHARE = 0.02  # of the budget, between an item's smallest and largest choice
+MOST_LARGE = 2
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,37 @@ def cheapest_within(menu: Menu, limit_bytes: int) -> Chosen:
 
     Raises UsageError when even the smallest choices need more.
     """
-    smallest = _at_price(menu, float("inf"))
-    needed = total_bytes(smallest)
+    needed = total_bytes(_at_price(menu, float("inf")))
     if needed > limit_bytes:
         raise UsageError(
             f"the tensors need at least {needed:,} bytes with the smallest types on offer, but"
             f" the size asked for leaves {limit_bytes:,}; ask for more"
         )
-    chosen = _first_that(menu, lambda found: total_bytes(found) <= limit_bytes) or smallest
-    return _filled(menu, chosen, limit_bytes)
+    large = _large(menu, limit_bytes)
+    others = {name: choices for name, choices in menu.items() if name not in large}
+    found = []
+    for picked in product(*(menu[name] for name in large)):
+        chosen = dict(zip(large, picked, strict=True))
+        left = limit_bytes - total_bytes(chosen)
+        if total_bytes(_at_price(others, float("inf"))) <= left:
+            found.append(chosen | _by_price(others, left))
+    best = min(found, key=total_cost)
+    return {name: best[name] for name in menu}
+
+
+def _large(menu: Menu, limit_bytes: int) -> list[str]:
+    """Tensors that no price per byte can settle: one step of theirs leaves much unspent."""
+    span = {
+        name: max(c.nbytes for c in choices) - min(c.nbytes for c in choices)
+        for name, choices in menu.items()
+    }
+    found = [name for name in menu if span[name] > LARGE_SHARE * limit_bytes]
+    return sorted(found, key=lambda name: -span[name])[:MOST_LARGE]
+
+
+def _by_price(menu: Menu, limit_bytes: int) -> Chosen:
+    chosen = _first_that(menu, lambda found: total_bytes(found) <= limit_bytes)
+    return _filled(menu, chosen or _at_price(menu, float("inf")), limit_bytes)
 
 
 def smallest_within(menu: Menu, limit_cost: float) -> Chosen:
