@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import gc
 import math
 import os
 import signal
@@ -79,6 +80,7 @@ def run(body: Callable[[], int | None], prog: str) -> int:
 
     A closed stdout ends the tool quietly. `--debug` on the command line shows the traceback.
     """
+    atexit.register(gc.freeze)  # Python's end is quicker if it need not look for garbage
     try:
         with _patient_interrupts():
             return _run(body, prog)
