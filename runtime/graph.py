@@ -27,6 +27,7 @@ from ggq.runtime.kvcache import KVCache
 from ggq.runtime.rope import RopeTable
 from ggq.runtime.threads import Program, aligned
 
+PAGE = 4096
 TOKENS, ROWS, ALL, OWN = "tokens", "rows", "all", "own"
 Access = tuple["Rows", str]
 
@@ -90,6 +91,8 @@ class Graph:
     def _rows(self, name: str, cols: int, tokens: int = 0) -> Rows:
         """Shared rows; the same name is the same memory, so layers reuse each other's."""
         stride = padded(4 * cols)
+        # Rows whole pages apart would share a few places of the caches.
+        stride += 64 * (stride % PAGE == 0)
         if name not in self._shared:
             memory = aligned(stride * (tokens or self.tokens))
             self._keep.append(memory)

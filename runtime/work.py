@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ggq.blocks._float import FloatFrame
+from ggq.blocks._frame import Frame
 from ggq.reader import Tensor
 from ggq.runtime.kernels import linear
 from ggq.runtime.kernels._op import PRIVATE, Step
@@ -26,8 +26,8 @@ class Work:
     token, and for several tokens as many as even routing would touch. `position_bytes` of the KV
     cache are read for every position that is attended to, of which a token has at most `window`.
     Operations are multiplications and additions: `run_ops` with weights once a run, `token_ops`
-    with weights for every token, `pair_ops` with the cache for every token and position; `is_float`
-    tells whether those with weights are in singles, and not in bytes.
+    with weights for every token, `pair_ops` with the cache for every token and position;
+    `number_bytes` is the size of the numbers that are multiplied with weights.
     """
 
     kernel: str
@@ -40,7 +40,7 @@ class Work:
     pair_ops: int = 0
     experts: int = 1
     used: int = 1
-    is_float: bool = True
+    number_bytes: int = 4
 
     def bytes_read(self, tokens: int, positions: int) -> int:
         """Bytes a run over `tokens` reads that leaves so many positions in the cache."""
@@ -117,5 +117,11 @@ def _work(
     return Work(
         name, layer, sum(tensor.nbytes for tensor in matrices),
         run_ops=ops if once else 0, token_ops=0 if once else ops, experts=experts, used=used,
-        is_float=isinstance(linear.frame_of(matrices[0].type, exact), FloatFrame),
+        number_bytes=_number_bytes(linear.frame_of(matrices[0].type, exact), name),
     )  # fmt: skip
+
+
+def _number_bytes(frame: Frame, kernel: str) -> int:
+    """Bytes of the numbers a kernel multiplies; vectors meet singles where not bytes."""
+    in_tiles = kernel.startswith("matmat") or "_panels" in kernel
+    return frame.tile_number if in_tiles or frame.activation_block else 4

@@ -35,6 +35,7 @@ TRIPLES = {
     "neon": ARM, "dotprod": ARM, "i8mm": ARM,
 }  # fmt: skip
 TYPES = ("Q4_K", "Q8_0")
+SHORT = "BF16"
 QUANTIZED = ("Q4_K", "Q4_0")
 
 
@@ -111,6 +112,8 @@ def kernels(folder: Path) -> list[Kernel]:
             linear.tile(frame.key, frame), linear.matmat(family, False),
         ):  # fmt: skip
             found[op.kernel.name] = op.kernel
+    for op in (linear.matvec(by_name(SHORT), False), linear.matmat(by_name(SHORT), False)):
+        found[op.kernel.name] = op.kernel
     for family in map(by_name, QUANTIZED):
         found[f"quantize.{family}"] = quantize_kernel(family, False)
     return list(found.values())

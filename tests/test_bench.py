@@ -43,7 +43,7 @@ FIELDS: dict[str, type] = {
 }  # fmt: skip
 OWN = {
     "exact", "cpu_form", "read_gbs", "gops", "limit_ts", "of_limit", "limit_read_gbs",
-    "limit_dot_gops", "limit_fma_gops",
+    "limit_dot_gops", "limit_short_gops", "limit_fma_gops",
 }  # fmt: skip
 QUICK = ["-p", "5", "-n", "3", "-r", "2", "-t", "1"]
 
@@ -263,17 +263,18 @@ def test_reading_touches_every_byte_and_products_are_right() -> None:
         total = limits._memory.view(np.int32).sum(dtype=np.int64)
         assert (sums.sum(dtype=np.int64) - total) % 2**32 == 0
         _, data, _ = roofline._factors()[0]
-        width, count = target().nbytes, 50
-        vectors = data[: (kernels.WEIGHTS + kernels.SUMS) * width].reshape(-1, width).astype(int)
-        weights = vectors[np.arange(count) % kernels.WEIGHTS]
-        wanted = (weights @ vectors[kernels.WEIGHTS :].T).sum()
-        for signed in (False, True):
+        used, count = (kernels.WEIGHTS + kernels.SUMS) * target().nbytes, 50
+        for op, number in (
+            (kernels.dots(False), "i1"), (kernels.dots(True), "i1"), (kernels.pairs(), "<i2")
+        ):  # fmt: skip
+            vectors = data[:used].view(number).reshape(kernels.WEIGHTS + kernels.SUMS, -1)
+            weights, others = np.split(vectors.astype(int), [kernels.WEIGHTS])
+            wanted = (weights[np.arange(count) % kernels.WEIGHTS] @ others.T).sum()
             program = limits._program(
-                kernels.dots(signed), count=count, data=data.ctypes.data,
-                out=limits._out.ctypes.data,
-            )  # fmt: skip
+                op, count=count, data=data.ctypes.data, out=limits._out.ctypes.data
+            )
             limits._best(program)
-            assert sums.tolist() == [wanted] * 2
+            assert ((sums - wanted) % 2**32).tolist() == [0, 0]
 
 
 def test_of_experts_only_those_used_count(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import libgguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,6 +181,65 @@ def test_activations_close_to_nothing_count_as_nothing(family: BlockType) -> Non
     x = np.full(cols, 1e-41, np.float32)
     assert np.abs(matvec(family, rows, x)).max() < 1e-35
     assert np.abs(matmat(family, rows, x[None])).max() < 1e-35
+
+
+def as_stored(family: BlockType, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """f32[R, C], numbers F16 and BF16 hold -> u8[R, row_bytes]."""
+    if family.name == "F16":
+        return weights.astype("<f2").view(np.uint8)
+    return (weights.view("<u4") >> 16).astype("<u2").view(np.uint8)
+
+
+def as_bfloats(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rounded to nearest, halves away from zero."""
+    return ((x.view(np.uint32) + 0x8000) & 0xFFFF0000).view(np.float32)
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+@pytest.mark.parametrize("outlier", [1, 1000])
+def test_panels_of_short_floats_lose_less_than_llama_cpp(name: str, outlier: float) -> None:
+    """It rounds activations to the type of the weights; errors here, root mean square."""
+    family, rng = blocks.by_name(name), np.random.default_rng(6)
+    rows = legal_rows(family, panel_rows(), 640, rng)
+    weights = family.dequantize(rows).astype(np.float64)
+    x = rng.standard_normal((40, 640)).astype(np.float32)
+    x[:, ::97] *= outlier
+    rounded = x.astype(np.float16) if name == "F16" else as_bfloats(x)
+    exact = weights @ x.T.astype(np.float64)
+    ours = np.sqrt(np.mean((matmat(family, rows, x) - exact) ** 2))
+    assert ours < 0.7 * np.sqrt(np.mean((weights @ rounded.T.astype(np.float64) - exact) ** 2))
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_short_floats_that_are_no_numbers_stay_none(name: str, wrong: float) -> None:
+    family, ones = blocks.by_name(name), np.ones((panel_rows(), 100), np.float32)
+    weights, x = ones.copy(), np.ones((3, 100), np.float32)
+    weights[1, 77], x[2, 5] = wrong, wrong
+    with np.errstate(invalid="ignore"):
+        product = matmat(family, as_stored(family, weights), x)
+    finite = np.ones((panel_rows(), 3), bool)
+    finite[1], finite[:, 2] = False, False
+    assert np.array_equal(np.isfinite(product), finite)
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+@pytest.mark.parametrize("size", [1.0, 2.0**-9, 2.0**14])
+@pytest.mark.parametrize("kind", ["all alike", "one of many", "alternating"])
+def test_the_largest_sums_of_short_floats_fit(name: str, size: float, kind: str) -> None:
+    family, cols = blocks.by_name(name), 3 * 64 + 5
+    one = np.ones(cols, np.float32)
+    if kind == "one of many":
+        one = np.where(np.arange(cols) % 64 == 11, one, 0)
+    elif kind == "alternating":
+        one[::2] = -1
+    signs = np.where(np.arange(panel_rows()) % 2, -1, 1).astype(np.float32)
+    weights = signs[:, None] * one * np.float32(size)
+    x = np.stack([one, -one, one * np.float32(1e-20), one * np.float32(1e20)])
+    exact = weights.astype(np.float64) @ x.T.astype(np.float64)
+    # Of 64 numbers alike each is 2^15.5 / 8 steps, half a step of which both factors may be off.
+    product = matmat(family, as_stored(family, weights), x)
+    np.testing.assert_allclose(product, exact, rtol=1.05 * 8 / 2**15.5)
 
 
 @pytest.mark.parametrize("family", [t for t in blocks.all_types() if t.weights == 256], ids=str)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cross_compile import TRIPLES
+from tests.cross_compile import SHORT, TRIPLES
 
 ROOT = Path(__file__).parents[1]
 ARM_FORMS = ("neon", "dotprod", "i8mm")
@@ -44,6 +44,16 @@ DOTS = {
     "dotprod": ("sdot", "sdot.*4b\\[[0-3]\\]"),
     "i8mm": ("sdot", "smmla"),
 }
+# What multiplies floats of 16 bits in prefill.
+SHORTS = {
+    "generic": "mulps",
+    "avx2": "vfmadd.*%ymm",
+    "avxvnni": "{vex}\tvpdpwssd.*%ymm",
+    "avx512": "vpdpwssd.*1to16.*%zmm",
+    "neon": "fmla",
+    "dotprod": "fmla",
+    "i8mm": "fmla",
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +74,18 @@ def instructions(path: Path) -> list[str]:
 
 
 def loops(path: Path) -> list[list[str]]:
-    """The bodies of innermost loops: instructions from a label to a jump back to it."""
-    found, label, body = [], "", []
+    """The bodies of loops: instructions from a label to a jump back to it."""
+    found: list[list[str]] = []
+    starts: dict[str, int] = {}
+    body: list[str] = []
     for line in instructions(path):
         if line[0] != "\t":
-            label, body = line.split(":")[0], []
-        else:
-            body.append(line)
-            if line.split()[-1] == label:
-                found.append(body)
+            starts[line.split(":")[0]] = len(body)
+            continue
+        body.append(line)
+        start = starts.get(line.split()[-1])
+        if start is not None:
+            found.append(body[start:])
     return found
 
 
@@ -104,6 +117,13 @@ def test_bytes_are_multiplied_by_the_instruction_of_the_form(
     for kernel, dot in zip(("matvec", "matmat"), DOTS[form], strict=True):
         bodies = loops(folder / form / f"{kernel}.{family}.s")
         assert any(re.search(dot, "\n".join(body)) for body in bodies), kernel
+
+
+@pytest.mark.parametrize("form", TRIPLES)
+def test_short_floats_meet_tiles_in_the_instruction_of_the_form(form: str, folder: Path) -> None:
+    bodies = loops(folder / form / f"matmat.{SHORT}.s")
+    assert any(re.search(SHORTS[form], "\n".join(body)) for body in bodies)
+    assert not re.search("vpdpwssd", (folder / form / f"matvec.{SHORT}.s").read_text())
 
 
 @pytest.mark.parametrize("form", TRIPLES)

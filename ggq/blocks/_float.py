@@ -47,6 +47,8 @@ class FloatFrame(Frame):
     """Blocks of any layout through the family's `singles`."""
 
     key = "f32"
+    tile_number = 4
+    columns_at_once = 2048
 
     def __init__(self, family: BlockType) -> None:
         self.family = family
@@ -125,6 +127,9 @@ class FloatFrame(Frame):
         with when(x.eq(0)):
             for i in loop(cols):
                 put(i, const(f32, 0.0))
+
+    def before(self, col: Value) -> tuple[Value, Value]:
+        return col * (4 * panel_rows()), col * (4 * tile_tokens())
 
     def steps(self, cols: Value) -> Value:
         return cols

@@ -20,6 +20,8 @@ from ggq.jit.isa import target
 from ggq.jit.lang import (
     Type,
     Value,
+    const,
+    i64,
     load,
     loop,
     minimum,
@@ -49,11 +51,15 @@ def padded(nbytes: int) -> int:
 class Frame(ABC):
     """The three shapes for one family. Frames of equal `key` lay activations out alike.
 
-    `activation_block` activations share a scale as signed bytes; 0 where they stay singles.
+    `activation_block` activations share a scale as signed bytes; 0 where `dot_row` takes singles.
+    `tile_number` is the size in bytes of the numbers that `multiply` multiplies. With more columns
+    than `columns_at_once` a panel is better multiplied in parts, so that caches hold it; 0: never.
     """
 
     key: str
     activation_block: ClassVar[int] = 0
+    tile_number: ClassVar[int] = 1
+    columns_at_once: ClassVar[int] = 0
 
     @abstractmethod
     def image_bytes(self, cols: int) -> int:
@@ -91,6 +97,10 @@ class Frame(ABC):
         self, panel: Value, tile: Value, cols: Value, ahead: Ahead | None = None
     ) -> list[Value]:
         """One f32[panel_rows()] per token of the tile; `ahead` takes a step in every step of it."""
+
+    def before(self, col: Value) -> tuple[Value, Value]:
+        """Bytes of a panel, and of a tile, before a column that is a part's first."""
+        return const(i64, 0), const(i64, 0)
 
     @abstractmethod
     def steps(self, cols: Value) -> Value:

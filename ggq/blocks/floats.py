@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ggq.blocks._base import BlockType, fields
+from ggq.blocks._fixed import FixedFrame
+from ggq.blocks._float import FloatFrame
+from ggq.blocks._frame import Frame
 from ggq.blocks._lanes import Lanes, lanes
 from ggq.jit.isa import target
 from ggq.jit.lang import Type, Value, f32, f64, load, u16, u32
@@ -30,19 +33,33 @@ class F32(BlockType):
         b.put("x", b.x[0])
 
 
-class F16(BlockType):
+class _Short(BlockType):
+    """Sixteen bits."""
+
+    def widened(self, bits: Value) -> Value:
+        """u16[n] -> f32[n], exact."""
+        raise NotImplementedError
+
+    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
+        """Exact: every one is a single."""
+        w = self.widened(load(u16 * step, address))
+        yield 0, w if step > 1 else w[0]
+
+    def frame(self) -> Frame:
+        """Integers of 16 bits where they are faster."""
+        return FixedFrame(self, self.widened) if target().adds_pairs else FloatFrame(self)
+
+
+class F16(_Short):
     """IEEE half precision."""
 
     id = 1
     weights = 1
     layout = fields(("x", "<f2"))
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
-        """Exact: every half is a single."""
-        if step == 1:
-            yield 0, target().half_to_single(load(u16 * 1, address))[0]
-        else:
-            yield 0, target().half_to_single(_read(u16, address, step))
+    def widened(self, bits: Value) -> Value:
+        """By instruction where there is one."""
+        return target().half_to_single(bits)
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Nearest, halves to even."""
@@ -65,17 +82,16 @@ class F64(BlockType):
         b.put("x", b.x[0].to(f64))
 
 
-class BF16(BlockType):
+class BF16(_Short):
     """The upper half of a single: 8 exponent bits, 7 mantissa bits."""
 
     id = 30
     weights = 1
     layout = fields(("x", "<u2"))
 
-    def singles(self, address: Value, step: int) -> Iterator[tuple[int, Value]]:
-        """Exact: the lower half is zero."""
-        x = _read(u16, address, step).to(u32) << 16
-        yield 0, x.bits(f32 * step if step > 1 else f32)
+    def widened(self, bits: Value) -> Value:
+        """The lower half is zero."""
+        return (bits.to(u32) << 16).bits(f32 * bits.type.lanes)
 
     def quantize_lanes(self, b: Lanes) -> None:
         """Nearest, halves to even. Source: llama.cpp ggml-impl.h, ggml_compute_fp32_to_bf16."""

@@ -32,6 +32,7 @@ class Generic:
     tile_tokens = 4  # ... with so many tokens: as registers can hold sums for
     words_in_pairs = False  # whether `dot_tile` wants eight codes of a row together, not four
     pairs_dots = True  # whether two dots are scaled quicker by one `dot_pairs` than one by one
+    adds_pairs = False  # whether dot_pairs is one instruction, which does the work of two fma
     signed_dot = True  # whether dot_signed costs no more than dot_unsigned
     gathers_bytes = False  # whether any byte shuffle of two vectors is one instruction
     looks_up_words = False  # whether there is a `lookup_words`, faster than a load for each word

@@ -87,6 +87,7 @@ class Avx2(Generic):
 class AvxVnni(Avx2):
     """AVX2 with the byte dot product instruction."""
 
+    adds_pairs = True
     signed_dot = False
 
     def dot_unsigned(self, acc: Value, u: Value, s: Value) -> Value:
@@ -94,6 +95,12 @@ class AvxVnni(Avx2):
         if n not in (16, 32, 64) or n > self.nbytes:
             return in_parts(self.dot_unsigned, self.nbytes, acc, u, s)
         return call(f"llvm.x86.avx512.vpdpbusd.{8 * n}", i32 * (n // 4), acc, u, s)
+
+    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
+        n = a.type.lanes
+        if n not in (8, 16, 32) or 2 * n > self.nbytes:
+            return in_parts(self.dot_pairs, self.nbytes // 2, acc, a, b)
+        return call(f"llvm.x86.avx512.vpdpwssd.{16 * n}", i32 * (n // 2), acc, a, b)
 
 
 class Avx512(AvxVnni):
@@ -129,9 +136,3 @@ class Avx512(AvxVnni):
         always = [x, const(i16 if lanes == 16 else i8, -1)]
         rounding = [const(i32, 4)] if lanes == 16 else []
         return call(name, x.type, x, n, *always, *rounding)
-
-    def dot_pairs(self, acc: Value, a: Value, b: Value) -> Value:
-        n = a.type.lanes
-        if n not in (8, 16, 32):
-            return in_parts(self.dot_pairs, 32, acc, a, b)
-        return call(f"llvm.x86.avx512.vpdpwssd.{16 * n}", i32 * (n // 2), acc, a, b)

@@ -27,19 +27,21 @@ class Amounts:
 
     nbytes: int = 0
     byte_ops: int = 0
+    short_ops: int = 0
     single_ops: int = 0
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(
             self.nbytes + other.nbytes,
             self.byte_ops + other.byte_ops,
+            self.short_ops + other.short_ops,
             self.single_ops + other.single_ops,
         )
 
     @property
     def operations(self) -> int:
         """All operations."""
-        return self.byte_ops + self.single_ops
+        return self.byte_ops + self.short_ops + self.single_ops
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ class Bench:
         if not roofline:
             return Result(case, samples, sum(each, Amounts()))
         roofline.sample()
-        least = math.fsum(roofline.seconds(a.nbytes, a.byte_ops, a.single_ops) for a in each)
+        least = math.fsum(
+            roofline.seconds(a.nbytes, a.byte_ops, a.short_ops, a.single_ops) for a in each
+        )
         return Result(case, samples, sum(each, Amounts()), least, roofline.read_gbs)
 
     def profile(self, case: Case) -> Profile:
@@ -192,10 +196,10 @@ def amounts(session: Session, case: Case) -> list[Amounts]:
 
 def _of_run(work: list[Work], tokens: int, positions: int) -> Amounts:
     nbytes = sum(each.bytes_read(tokens, positions) for each in work)
-    ops = {True: 0, False: 0}
+    ops = {1: 0, 2: 0, 4: 0}
     for each in work:
-        ops[each.is_float] += each.operations(tokens, positions)
-    return Amounts(nbytes, ops[False], ops[True])
+        ops[each.number_bytes] += each.operations(tokens, positions)
+    return Amounts(nbytes, *ops.values())
 
 
 @contextlib.contextmanager

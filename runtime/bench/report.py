@@ -27,7 +27,7 @@ FORMATS = ("csv", "json", "jsonl", "md", "sql", "table")
 HEADLINE = ("model", "size", "params", "backend", "threads")
 FIGURES = ("test", "t/s", "GB/s", "GOPS")
 LIMITS = ("limit t/s", "% of limit")
-MACHINE = ("cpu", "threads", "read GB/s", "byte GOPS", "single GOPS")
+MACHINE = ("cpu", "threads", "read GB/s", "byte GOPS", "short GOPS", "single GOPS")
 
 
 def row(result: Result, model: Model, roofline: Roofline | None) -> Row:
@@ -89,6 +89,7 @@ def _limits(roofline: Roofline | None, read_gbs: float | None) -> Row:
     return {
         "limit_read_gbs": read_gbs and round(read_gbs, 3),
         "limit_dot_gops": roofline and round(roofline.dot_gops, 3),
+        "limit_short_gops": roofline and round(roofline.short_gops, 3),
         "limit_fma_gops": roofline and round(roofline.fma_gops, 3),
     }
 
@@ -226,7 +227,8 @@ def _footer(rows: list[Row]) -> Iterator[str]:
         reads = statistics.median(r["limit_read_gbs"] for r in here)
         yield (
             f"limits with {threads} threads: {reads:.1f} GB/s, {here[0]['limit_dot_gops']:.0f} "
-            f"GOPS of bytes, {here[0]['limit_fma_gops']:.0f} GOPS of singles\n"
+            f"GOPS of bytes, {here[0]['limit_short_gops']:.0f} of shorts, "
+            f"{here[0]['limit_fma_gops']:.0f} of singles\n"
         )
 
 
@@ -268,6 +270,7 @@ _CELLS: dict[str, Callable[[Row], str]] = {
     "cpu": lambda r: f"{r['cpu_info']} {r['cpu_form']}",
     "read GB/s": lambda r: _optional(r["limit_read_gbs"], ".1f"),
     "byte GOPS": lambda r: _optional(r["limit_dot_gops"], ".0f"),
+    "short GOPS": lambda r: _optional(r["limit_short_gops"], ".0f"),
     "single GOPS": lambda r: _optional(r["limit_fma_gops"], ".0f"),
 }
 _WRITERS: dict[str, Callable[[Iterator[Row]], Iterator[str]]] = {

@@ -52,7 +52,12 @@ class Roofline:
     @property
     def dot_gops(self) -> float:
         """10^9 multiplications and additions of bytes per second, the most of the samples."""
-        return max(self._gops[:-1])
+        return max(self._gops[:-2])
+
+    @property
+    def short_gops(self) -> float:
+        """The same of numbers of 16 bits, added in pairs."""
+        return self._gops[-2]
 
     @property
     def fma_gops(self) -> float:
@@ -70,9 +75,10 @@ class Roofline:
         self._read.clear()
         self.sample()
 
-    def seconds(self, nbytes: int, byte_ops: int, single_ops: int) -> float:
+    def seconds(self, nbytes: int, byte_ops: int, short_ops: int, single_ops: int) -> float:
         """The least time in which so much can be read and computed."""
-        computing = byte_ops / self.dot_gops + single_ops / self.fma_gops
+        computing = byte_ops / self.dot_gops + short_ops / self.short_gops
+        computing += single_ops / self.fma_gops
         return max(nbytes / self.read_gbs, computing) / 1e9
 
     def close(self) -> None:
@@ -112,7 +118,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _factors() -> list[tuple[Op, npt.NDArray[np.uint8], int]]:
-    """The products of bytes and, last, of singles: with data, and factors in a vector.
+    """The products of bytes, of pairs and of singles: with data, and factors in a vector.
 
     Bytes are 0..127 and singles 0..1, which overflow no form of product.
     """
@@ -121,7 +127,8 @@ def _factors() -> list[tuple[Op, npt.NDArray[np.uint8], int]]:
     small[:] = rng.integers(0, 128, kernels.DATA_BYTES)
     singles.view(np.float32)[:] = rng.random(kernels.DATA_BYTES // 4)
     dots = [(kernels.dots(signed), small, target().nbytes) for signed in (False, True)]
-    return [*dots, (kernels.singles(), singles, target().lanes)]
+    pairs = (kernels.pairs(), small, target().nbytes // 2)
+    return [*dots, pairs, (kernels.singles(), singles, target().lanes)]
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ggq.blocks._float import FloatFrame
-from ggq.blocks._frame import Frame, panel_rows, tile_tokens
+from ggq.blocks._frame import Ahead, Frame, panel_rows, tile_tokens
+from ggq.jit import cpu
 from ggq.jit.lang import (
     Value,
     const,
@@ -21,6 +22,7 @@ from ggq.jit.lang import (
     i64,
     load,
     loop,
+    maximum,
     minimum,
     prefetch,
     select,
@@ -35,9 +37,13 @@ if TYPE_CHECKING:
 ROWS_STEP = 16  # rows a thread takes at least: one cache line of results
 
 
-@cache
 def frame_of(family: BlockType, exact: bool) -> Frame:
     """The family's frame, made once; with `exact`, one that leaves activations as they are."""
+    return _frame_of(family, exact, cpu.form())
+
+
+@cache
+def _frame_of(family: BlockType, exact: bool, form: str) -> Frame:
     return FloatFrame(family) if exact else family.frame()
 
 
@@ -136,16 +142,24 @@ def matmat(family: BlockType, exact: bool) -> Op:
 
             frame.pack_panel(row, cols, panel)
             # By the time the panel is multiplied, the next one's weights are near.
-            for ahead in loop(0, height * row_bytes, 64):
-                prefetch(w + (first + height) * row_bytes + ahead)
-            for i in loop(tiles):
-                out = y + i * width * stride + first * 4
-                for k, sums in enumerate(frame.multiply(panel, x + i * nbytes, cols)):
-                    at = out + stride * k
-                    with when(accumulate.ne(0)):
-                        store(at, sums + load(f32 * height, at, 4), 4)
-                    with when(accumulate.eq(0)):
-                        store(at, sums, 4)
+            then = first + height
+            rest = maximum(minimum(rows - then, const(i64, height)), const(i64, 0))
+            ahead = Ahead(w + then * row_bytes, rest * row_bytes, frame.steps(cols) * tiles)
+            most = frame.columns_at_once or cols
+            for col in loop(0, cols, most):
+                in_panel, in_tile = frame.before(col)
+                adds = accumulate.ne(0) | (col > 0)
+                for i in loop(tiles):
+                    out = y + i * width * stride + first * 4
+                    for k in range(width):
+                        prefetch(out + stride * k)
+                    part = panel + in_panel, x + i * nbytes + in_tile, minimum(cols - col, most)
+                    for k, sums in enumerate(frame.multiply(*part, ahead)):
+                        at = out + stride * k
+                        with when(adds):
+                            store(at, sums + load(f32 * height, at, 4), 4)
+                        with when(~adds):
+                            store(at, sums, 4)
 
     return Op(f"matmat.{name_of(family, exact)}", body)
 

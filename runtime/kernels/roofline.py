@@ -10,7 +10,22 @@ from collections.abc import Callable
 from functools import cache
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Type, Value, f32, fma, hsum, i8, i32, load, loop, store, u8, var, zeros
+from ggq.jit.lang import (
+    Type,
+    Value,
+    f32,
+    fma,
+    hsum,
+    i8,
+    i16,
+    i32,
+    load,
+    loop,
+    store,
+    u8,
+    var,
+    zeros,
+)
 from ggq.runtime.kernels._op import Op, Thread, op
 
 SUMS = 12  # enough to hide the latency of a product in every processor known
@@ -45,6 +60,12 @@ def dots(signed: bool) -> Op:
         return target().dot_unsigned(total, w.to(u8), x)
 
     return _products("signed" if signed else "unsigned", i8, i32, multiply)
+
+
+@cache
+def pairs() -> Op:
+    """Products of numbers of 16 bits, added in pairs."""
+    return _products("pairs", i16, i32, lambda total, w, x: target().dot_pairs(total, w, x))
 
 
 @cache
