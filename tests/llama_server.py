@@ -25,12 +25,14 @@ class Greedy(NamedTuple):
 
 
 class LlamaServer:
-    """llama.cpp with one GGUF file. A context manager."""
+    """llama.cpp with one GGUF file, and a KV cache of one type. A context manager."""
 
-    def __init__(self, path: Path, n_ctx: int = 1024) -> None:
+    def __init__(self, path: Path, n_ctx: int = 1024, cache_type: str = "f16") -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
+        kind = xllamacpp.ggml_type[f"GGML_TYPE_{cache_type.upper()}"]
+        params.cache_type_k = params.cache_type_v = kind
         params.model.path = str(path)
         params.n_ctx = n_ctx
         params.n_parallel = 1
