@@ -81,14 +81,15 @@ def _prepared(
     imatrix: Imatrix | None,
     stack: ExitStack,
 ) -> Prepared:
+    from ggq.convert.data_free import data_free_method, prepare_data_free
+
     wishes = settings(args)
     if needs_calibration(args):
         from ggq.convert.calibrated import affordable, prepare_calibrated
 
         if affordable(wishes, source, plan, effort_is_given=args.effort is not None, say=_say):
             return prepare_calibrated(wishes, source, plan, stack, _say)
-        wishes = replace(wishes, method="hqq")
-    from ggq.convert.data_free import prepare_data_free
+        wishes = replace(wishes, method=data_free_method())
 
     return prepare_data_free(wishes, source, plan, imatrix)
 

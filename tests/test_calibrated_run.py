@@ -171,6 +171,12 @@ def test_what_takes_long_is_not_begun_unasked(
     assert "2.0 hours" in tool.error
     assert "--effort normal" in tool.error
     assert not out.exists()
+    assert tool(model, out, *unset, "--method", "gptq", "--type", "q4_k") == 0
+    line = next(line for line in tool.stderr.splitlines() if "2.0 hours" in line)
+    assert "which needs none" in line
+    assert line.endswith("--effort normal")
+    with Reader(out) as reader:
+        assert reader.metadata.get("ggq.method", "llama") in ("hqq", "llama")
 
 
 def test_too_little_text_is_refused(tool: Tool, model: Path, tmp_path: Path) -> None:
