@@ -27,7 +27,7 @@ def quantized(method: str, type: blocks.BlockType, w: np.ndarray, stats: Given |
 
 def test_methods_are_found() -> None:
     names = [method.name for method in all_methods()]
-    assert {"llama", "imatrix", "gptq", "guided"} <= set(names)
+    assert {"llama", "rtn", "hqq", "imatrix", "gptq", "guided"} <= set(names)
     assert [by_name(name).name for name in names] == names
     with pytest.raises(UsageError, match=r"method 'best' is not known; known: .*gptq"):
         by_name("best")
@@ -57,9 +57,9 @@ def test_imatrix_never_costs_more_than_llama(type: blocks.BlockType, data: st.Da
     assert costs[0] <= costs[1] * 1.0001 + 1e-30
 
 
-@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+@pytest.mark.parametrize("type", ALL_TYPES, ids=lambda type: type.name)
 def test_imatrix_costs_less_on_ordinary_weights(type: blocks.BlockType) -> None:
-    w, stats = weights(40, 1024, 20), given_inputs(correlated(1024, 21))
+    w, stats = weights(40, 512, 20), given_inputs(correlated(512, 21))
     costs = [
         cost(dequantized(type, quantized(method, type, w, stats)), w, np.diag(stats.square))
         for method in ("imatrix", "llama")
@@ -79,12 +79,14 @@ def test_a_slice_of_rows_gets_that_slice_of_bytes(name: str, rows: int) -> None:
     np.testing.assert_array_equal(part, whole[-rows:])
 
 
-def test_static_scales_stay_those_of_the_start_and_levels_in_range() -> None:
+def test_scales_and_levels_are_in_range_and_scales_fitted_to_the_levels() -> None:
     type, stats, w = blocks.by_name("Q4_K"), given_inputs(correlated(512, 5)), weights(20, 512, 6)
     parts = [
         grid_of(type).unpack(quantized(method, type, w, stats)) for method in ("imatrix", "gptq")
     ]
-    np.testing.assert_array_equal(parts[0].scales, parts[1].scales)
+    assert not np.array_equal(parts[0].scales, parts[1].scales)
+    assert parts[1].scales.min() >= 0
+    assert parts[1].scales.max() <= 63
     assert not np.array_equal(parts[0].levels, parts[1].levels)
     assert parts[1].levels.min() >= 0
     assert parts[1].levels.max() <= 15
@@ -182,10 +184,42 @@ def test_every_type_llama_can_write_has_a_method(method) -> None:
             assert covering(method, type).covers(type)
 
 
+@pytest.mark.parametrize(
+    "type", [t for t in ALL_TYPES if not t.needs_importance], ids=lambda type: type.name
+)
+def test_hqq_errors_are_smaller_than_those_of_llama_without_data(type: blocks.BlockType) -> None:
+    stats, w = given_inputs(correlated(512, 22)), weights(64, 512, 23)
+    costs = [
+        cost(dequantized(type, quantized(method, type, w, None)), w, stats.gram)
+        for method in ("hqq", "llama")
+    ]
+    assert costs[0] < costs[1]
+
+
+@pytest.mark.parametrize("type", GRID_TYPES, ids=GRID_NAMES)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_rtn_errors_are_at_most_half_a_step_and_what_rounds_off_the_scales(
+    type: blocks.BlockType, data: st.DataObject
+) -> None:
+    w = data.draw(weight_strategies.weights(type))
+    groups = w.reshape(len(w), -1, 256 if type.weights == 256 else 32)
+    decoded = dequantized(type, quantized("rtn", type, w, None))
+    grid = grid_of(type)
+    gap = max(np.diff(grid.levels)) / (grid.levels[-1] - max(grid.levels[0], -grid.levels[-1]))
+    span = np.maximum(groups.max(-1), 0) - np.minimum(groups.min(-1), 0)
+    reach = span if grid.has_minimum else 2 * np.abs(groups).max(-1)
+    coarse = 2 / max(grid.scale_range[1], 15) if type.weights == 256 else 1e-3
+    allowed = np.repeat(reach * (gap / 2 + coarse), groups.shape[2], axis=1)
+    half_step = 2**-25  # of the smallest half precision numbers
+    factors = max(map(abs, grid.levels)) * max(map(abs, grid.scale_range)) + grid.minimum_range[1]
+    assert (np.abs(decoded - w) <= allowed.reshape(w.shape) * 1.01 + half_step * factors).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_an_error(bad: float) -> None:
     w = weights(4, 256, 18)
     w[2, 7] = bad
-    for method in ("llama", "gptq"):
+    for method in ("llama", "rtn", "hqq", "imatrix", "gptq"):
         with pytest.raises(QuantizeError, match="row 2, column 7"):
             quantized(method, blocks.by_name("Q4_K"), w, given_inputs(correlated(256, 19)))

@@ -78,11 +78,15 @@ class Metric:
         out[np.diag_indices_from(out)] += damping * self.unit * np.where(live, 1, _DEAD_DAMPING)
         return out
 
-    def packed(self, damping: float) -> Packed:
-        """The damped Hessian of the live columns, in their own order."""
-        return self._once(
-            "packed", damping, lambda: Packed(self.live, _pack(self.damped(damping, self.live)))
-        )
+    def damped_diagonal(self, damping: float) -> F32:
+        """f32[C]: the diagonal of the damped Hessian."""
+        live = self.diagonal > _DEAD * self.diagonal.mean()
+        extra = damping * self.unit * np.where(live, 1, _DEAD_DAMPING)
+        return (self.diagonal + extra).astype(np.float32)
+
+    def whole(self, damping: float) -> Packed:
+        """The damped Hessian of all columns, in their own order."""
+        return self.units(damping).packed
 
     def feedback(self, damping: float) -> Packed:
         """Coefficients of error feedback; the columns of largest diagonal come first.
@@ -150,6 +154,9 @@ def _diagonal_blocks(matrix: F64) -> F32:
 
 def _upper_factor(matrix: F64, unit: float) -> F64:
     """V upper triangular with V V^T = matrix, which is damped more if it is not positive."""
+    diagonal = np.diagonal(matrix)
+    if np.count_nonzero(matrix) == np.count_nonzero(diagonal):
+        return np.diag(np.sqrt(np.maximum(diagonal, 1e-12 * unit)))
     extra = 1e-6 * unit
     while True:
         try:

@@ -74,8 +74,8 @@ def nearest_levels(grid: Grid, w: F32, parts: Parts) -> npt.NDArray[np.int8]:
     return np.asarray(table[np.searchsorted(middles, ideal, side="right")])
 
 
-def by_rows(x: F32) -> F32:
-    """f32[R, C] -> f32[row groups, C, lanes], 0 where there is no row."""
+def by_rows(x: npt.NDArray[Any]) -> F32:
+    """[R, C] -> f32[row groups, C, lanes], 0 where there is no row."""
     lanes = target().lanes
     R, C = x.shape
     out = np.zeros((-(-R // lanes), C, lanes), np.float32)
@@ -113,14 +113,16 @@ def _run_groups(grid: Grid, stored: bool, x: F32, h: F32, steps: F32, offsets: F
 
 
 def _stored(parts: Parts, groups: int) -> _Super:
-    no_d, no_scale = np.zeros_like(parts.d), np.zeros_like(parts.scales)
-    return _shaped(
-        by_rows(parts.d.astype(np.float32)),
-        by_rows((no_d if parts.dmin is None else parts.dmin).astype(np.float32)),
-        by_rows(parts.scales.astype(np.float32)),
-        by_rows((no_scale if parts.minima is None else parts.minima).astype(np.float32)),
-        groups,
-    )
+    d, dmin, scales, minima = full(parts)
+    return _shaped(by_rows(d), by_rows(dmin), by_rows(scales), by_rows(minima), groups)
+
+
+def full(parts: Parts) -> tuple[F32, F32, F32, F32]:
+    """(d, dmin, scales, minima) as singles, zeros where there are no minima."""
+    d, scales = parts.d.astype(np.float32), parts.scales.astype(np.float32)
+    if parts.dmin is None or parts.minima is None:
+        return d, np.zeros_like(d), scales, np.zeros_like(scales)
+    return d, parts.dmin.astype(np.float32), scales, parts.minima.astype(np.float32)
 
 
 def _shaped(d: F32, dmin: F32, scales: F32, minima: F32, groups: int) -> _Super:

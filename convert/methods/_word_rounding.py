@@ -11,6 +11,7 @@ from ggq.convert.grids import WordGrid, WordParts
 from ggq.convert.methods._kernels import gradient_kernel
 from ggq.convert.methods._metric import Metric, Units
 from ggq.convert.methods._parallel import in_parallel
+from ggq.convert.methods._polish_kernels import Ends, Shape, polish_kernel
 from ggq.convert.methods._rounding import by_lanes, scales_by_lanes
 from ggq.convert.methods._scale_fit import by_rows, to_rows
 from ggq.convert.methods._word_kernels import word_descent_kernel, word_feedback_kernel, word_table
@@ -86,13 +87,39 @@ class WordRounding:
         words = np.where(
             worse, *(by_rows(each.words.astype(np.float32)) for each in (parts, chosen))
         ).astype(np.int32)
-        steps, place = scales_by_lanes(self.grid.steps(parts)), self._place(units)
-        word_descent_kernel(self.grid)(
-            slopes.ctypes.data, steps.ctypes.data, levels.ctypes.data, words.ctypes.data,
-            place.ctypes.data, units.packed.matrix.ctypes.data, units.blocks.ctypes.data,
-            table.ctypes.data, slopes.shape[1], steps.shape[1], len(slopes), self.sweeps,
-        )  # fmt: skip
+        place = self._place(units)
+        for sweep in range(self.sweeps):
+            steps = scales_by_lanes(self.grid.steps(parts))
+            word_descent_kernel(self.grid)(
+                slopes.ctypes.data, steps.ctypes.data, levels.ctypes.data, words.ctypes.data,
+                place.ctypes.data, units.packed.matrix.ctypes.data, units.blocks.ctypes.data,
+                table.ctypes.data, slopes.shape[1], steps.shape[1], len(slopes), 1,
+            )  # fmt: skip
+            if sweep + 1 < self.sweeps:
+                parts = self._polish(parts, slopes, levels, units)
         return self._parts(parts, levels, words)
+
+    def _polish(self, parts: WordParts, slopes: F32, levels: F32, units: Units) -> WordParts:
+        """Better scales for the words there are; slopes follow."""
+        unit = np.float32(self.grid.unit)
+        d = by_rows(parts.d.astype(np.float32) * unit)
+        scales, none = by_rows(2 * parts.scales + 1), np.zeros(1, np.float32)
+        polish_kernel(self._shape)(
+            slopes.ctypes.data, levels.ctypes.data, d.ctypes.data, none.ctypes.data,
+            scales.ctypes.data, none.ctypes.data, units.packed.matrix.ctypes.data,
+            slopes.shape[1], len(slopes),
+            *Ends(1, 2 * self.grid.largest_scale + 1, stride=2, parts=round(1 / self.grid.unit)),
+        )  # fmt: skip
+        R = len(parts.d)
+        return parts._replace(
+            d=(to_rows(d, R) / unit).astype(np.float16),
+            scales=((to_rows(scales, R) - 1) / 2).astype(np.int16),
+        )
+
+    @property
+    def _shape(self) -> Shape:
+        grid = self.grid
+        return Shape(grid.type.weights, grid.group, False)
 
     def _slopes(self, w: F32, parts: WordParts, units: Units) -> tuple[F32, F32]:
         """(E, E H) by lanes"""

@@ -10,12 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from ggq.blocks import BlockType
-from ggq.convert.grids import grid_of
+from ggq.convert.grids import grid_of, word_grid_of
 from ggq.convert.methods._base import F32, U8, Method, Needs, Prepared
+from ggq.convert.methods._metric import Metric
 from ggq.convert.methods._parallel import in_parallel
 from ggq.convert.methods._scale_fit import fit, kernels
+from ggq.convert.methods._word_rounding import WordRounding
 from ggq.jit import prepare
 
+SWEEPS = 3  # over the words of a codebook
 _ROWS = 64  # a thread takes at a time
 
 
@@ -26,7 +29,7 @@ class Imatrix(Method):
     needs = Needs.SQUARES
 
     def covers(self, type: BlockType) -> bool:
-        return grid_of(type) is not None
+        return grid_of(type) is not None or word_grid_of(type) is not None
 
     def quantize(self, w: F32, type: BlockType, prepared: Prepared, *, threads: int = 0) -> U8:
         assert prepared.importance is not None
@@ -35,9 +38,13 @@ class Imatrix(Method):
 
 def fitted(w: F32, type: BlockType, importance: F32, threads: int) -> U8:
     """f32[R, C], importance f32[C] -> u8[R, row_bytes]"""
+    start = type.quantize(w, importance, threads=threads)
+    words = word_grid_of(type)
+    if words:
+        uncorrelated = Metric(np.diag(importance), float(importance.mean()))
+        return WordRounding(words, uncorrelated, 0.0, SWEEPS).improve(w, start, threads)
     grid = grid_of(type)
     assert grid is not None
-    start = type.quantize(w, importance, threads=threads)
     prepare(kernels(grid))
     out = np.empty_like(start)
 
