@@ -27,7 +27,7 @@ def parser() -> Parser:
     model.add_argument("-t", "--threads", type=int, default=0, metavar="N",
                        help="threads; 0: one per core")  # fmt: skip
     model.add_argument("--exact", action="store_true",
-                       help="do not round activations to bytes: slower, exact logits")  # fmt: skip
+                       help="do not round activations: slower, exact logits")  # fmt: skip
     for letter, what in (("k", "keys"), ("v", "values")):
         model.add_argument(f"-ct{letter}", f"--cache-type-{letter}", choices=CACHE_TYPES,
                            default="f16", help=f"how {what} are kept (default: f16)")  # fmt: skip

@@ -38,8 +38,9 @@ def load(
 ) -> Model:  # fmt: skip
     """Open a model. `n_threads` 0 means one per physical core; without `mapped` it is read whole.
 
-    With `exact` activations stay singles instead of being rounded to bytes for quantized weights:
-    about half the speed, and the logits are those of the weights as they are. Keys and values of
+    With `exact` activations stay singles instead of being rounded, to bytes for quantized weights
+    and in prompts to 16 bits for F16 and BF16: about half the speed, and the logits are those of
+    the weights as they are. Keys and values of
     past positions are kept as f32, f16, bf16, q8_0 or q4_0.
     Raises FormatError where the file lies about itself, UnsupportedModelError for an architecture
     ggq does not implement.

@@ -56,7 +56,7 @@ def _parser() -> Parser:
            text=f"the same, at most {MODEL_BATCH}")  # fmt: skip
     listed("-t", "--threads", default=[], type=positive_numbers, text="threads")
     tests.add_argument("--exact", action="store_true",
-                       help="do not round activations to bytes: slower, exact logits")  # fmt: skip
+                       help="do not round activations: slower, exact logits")  # fmt: skip
     _add_running(p.add_argument_group("running"))
     return p
 
