@@ -87,6 +87,16 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a small file at once. Raises what PendingFile raises."""
+    pending = PendingFile(path)
+    try:
+        pending.write(memoryview(content))
+        pending.publish()
+    finally:
+        pending.discard()
+
+
 class PendingFile:
     """The bytes of `path` before it has its name. Ends with `publish` or `discard`.
 

@@ -52,6 +52,18 @@ class Rows:
     layouts: dict[str, int] = field(default_factory=dict)  # frame key -> word of the laid out copy
 
 
+@dataclass(frozen=True)
+class Head:
+    """The last step of a forward pass: logits f32 [T, V] of `states` f32 [T, D] through a matrix.
+
+    `states` is the memory it reads; with `softcap` c a logit is c tanh(logit / c).
+    """
+
+    name: str
+    softcap: float
+    states: npt.NDArray[np.float32]
+
+
 @dataclass
 class _Memory:
     """What was done to one buffer since the last barrier."""
@@ -79,6 +91,7 @@ class Graph:
         self.tokens = -(-tokens // tile_tokens()) * tile_tokens()
         self.private_bytes = 0
         self.logits: npt.NDArray[np.float32] | None = None
+        self.head: Head | None = None
         self._one = phase is Phase.DECODE
         self._keep: list[npt.NDArray[Any]] = []
         self._shared: dict[str, Rows] = {}
@@ -190,6 +203,10 @@ class Graph:
             scale=scale, x=x.word, stride=x.stride,
         )  # fmt: skip
         return x
+
+    def states(self, cols: int) -> Rows:
+        """[T, cols]: rows that are there already, put in by hand."""
+        return self._rows("states", cols)
 
     def norm(self, x: Rows, name: str, eps: float, *, last: bool = False) -> Rows:
         """[T, D]: RMS norm of every token; with `last`, of the last one only, unless scoring."""
@@ -394,6 +411,9 @@ class Graph:
         self.logits = memory.view(np.float32).reshape(tokens, -1)[
             :, : self.tensors[f"{name}.weight"].shape[0]
         ]
+        if not x.word & PRIVATE:
+            states = self._keep_of(x.word).view(np.float32).reshape(-1, x.stride // 4)
+            self.head = Head(name, softcap, states[:, : x.cols])
 
     def _keep_of(self, word: int) -> npt.NDArray[Any]:
         return next(memory for memory in self._keep if memory.ctypes.data == word)

@@ -17,7 +17,7 @@ from ggq.errors import ContextError
 from ggq.jit import prepare, without_code
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import Arch, HParams
-from ggq.runtime.graph import Graph, Phase
+from ggq.runtime.graph import Graph, Head, Phase
 from ggq.runtime.kernels._op import N_TOKENS, POSITION, STATE_WORDS, TOKENS
 from ggq.runtime.kvcache import KVCache
 from ggq.runtime.rope import RopeTable
@@ -56,6 +56,8 @@ class Session:
         self._cache = KVCache(h.n_layer, h.n_head_kv, h.head_dim, n_ctx, cache_type_k, cache_type_v)
         self._ropes: dict[Hashable, RopeTable] = {}
         self._programs: dict[tuple[Phase, int], tuple[Program, Logits]] = {}
+        self._heads: dict[tuple[Phase, int], Head | None] = {}
+        self._last = Phase.DECODE, 0
         self._state = np.zeros(STATE_WORDS, np.int64)
         self._profile: Profile | None = None
 
@@ -159,15 +161,29 @@ class Session:
 
         0 tokens: the most of the phase.
         """
-        most = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
-        tokens = tokens or most.get(phase, tile_tokens())
+        tokens = tokens or self._most(phase)
         if (phase, tokens) not in self._programs:
             graph = self._graph(phase, tokens)
             if without_code(graph.kernels()):
                 self._compile()
             assert graph.logits is not None
             self._programs[phase, tokens] = (graph.program(self._team.count), graph.logits)
+            self._heads[phase, tokens] = graph.head
         return self._programs[phase, tokens]
+
+    def _most(self, phase: Phase) -> int:
+        most = {Phase.DECODE: 1, Phase.PREFILL: BATCH, Phase.SCORE: self._score_tokens()}
+        return most.get(phase, tile_tokens())
+
+    def head(self) -> Head:
+        """The step that made the logits of the last block of `score_blocks`, of several tokens.
+
+        Its `states` begin with theirs, until the next run.
+        """
+        head = self._heads[self._last]
+        if head is None:
+            raise ValueError("only a run of several tokens that are scored keeps its states")
+        return head
 
     def _graph(self, phase: Phase, tokens: int) -> Graph:
         graph = Graph(phase, self._tensors, tokens, self._cache, self._ropes, self._exact)
@@ -192,6 +208,7 @@ class Session:
         n = len(ids)
         phase, count = form_of(phase, n)
         program, logits = self.program(phase, count)
+        self._last = phase, count or self._most(phase)
         end = position + n
         for rope in self._ropes.values():
             rope.fill(end)

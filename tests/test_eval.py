@@ -112,7 +112,7 @@ def test_a_vocabulary_without_bos_keeps_the_first_token() -> None:
 
 @pytest.mark.parametrize(("words", "n_ctx", "message"), [
     (14, 8, "text has 15 tokens; wanted at least 16"),
-    (100, 3, "a context of 3 tokens; wanted at least 4"),
+    (100, 5, "a context of 5 tokens; wanted at least 6"),
 ])  # fmt: skip
 def test_too_short_a_text_or_context(words: int, n_ctx: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ggq.runtime.tokenizer import Tokenizer
 
 I32 = npt.NDArray[np.int32]
-LEAST_CONTEXT = 4  # one token is scored
+LEAST_CONTEXT = 6  # two tokens are scored
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def compare_chunks(
     asked for i32 [t].
     """
     check_vocabularies(reference, candidates)
-    step = block_tokens(reference.n_vocab)
+    step = block_tokens(reference.n_vocab, chunks.scored)
     sources = [reference, *(c for c in candidates if c is not reference)]
     at = [sources.index(c) for c in candidates]
     with Comparer(threads or usable_cores()) as compare:

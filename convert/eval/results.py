@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ggq import __version__
-from ggq.atomic import PendingFile
+from ggq.atomic import write_whole
 from ggq.convert.eval.chunks import Chunks
 from ggq.convert.eval.compare import Compared
 from ggq.errors import FormatError
@@ -51,12 +51,7 @@ class Results:
             memory = io.BytesIO()
             values = [[getattr(each, name) for name in _FIELDS] for each in found]
             np.save(memory, np.array(values, "<f8"))
-            pending = PendingFile(self._path(number))
-            try:
-                pending.write(memoryview(memory.getbuffer()))
-                pending.publish()
-            finally:
-                pending.discard()
+            write_whole(self._path(number), memory.getbuffer())
 
     def parts(self, candidate: int) -> list[Compared]:
         """What is known of a file, in the order of the chunks."""

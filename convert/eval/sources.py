@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 import ggq
-from ggq.convert.eval.chunks import Chunks
+from ggq.convert.eval.chunks import LEAST_CONTEXT, Chunks
+from ggq.runtime.graph import Head
 from ggq.runtime.model import Model
 
 F32 = npt.NDArray[np.float32]
@@ -36,9 +37,10 @@ class LogitSource(Protocol):
         """f32 [step or less, V], in order; each is gone when the next is asked for."""
 
 
-def block_tokens(n_vocab: int) -> int:
-    """Positions whose logits are made at a time."""
-    return max(_LEAST_BLOCK, min(512, _BLOCK_BYTES // (4 * n_vocab) // 16 * 16))
+def block_tokens(n_vocab: int, scored: int = 0) -> int:
+    """Positions whose logits are made at a time; never is one left over of `scored`."""
+    most = max(_LEAST_BLOCK, min(512, _BLOCK_BYTES // (4 * n_vocab) // 16 * 16))
+    return most if scored % most != 1 else most - 1
 
 
 def identity(path: Path) -> str:
@@ -66,6 +68,15 @@ class ModelLogits:
         self._session.rewind(0)
         self._session.prefill(fed[:first].tolist())
         return self._session.score_blocks(fed[first:].tolist(), step)
+
+    def head(self) -> Head:
+        """The step that made the last block, with the states it read."""
+        return self._session.head()
+
+    def head_of(self, chunks: Chunks) -> Head:
+        """The same before any block is asked for: reads two tokens."""
+        next(self.blocks(Chunks(chunks.tokens[:1, : LEAST_CONTEXT + 2], chunks.bos), 0, 2))
+        return self.head()
 
 
 @contextmanager
