@@ -1,6 +1,6 @@
-"""Whole programs with every working buffer between guard pages: ... MODEL.gguf exact|rounded
+"""Whole programs with every working buffer between guard pages: ... MODEL.gguf exact|rounded [K V]
 
-    python -m tests.guarded_programs model.gguf rounded
+    python -m tests.guarded_programs model.gguf rounded q8_0 q4_0
 
 A write or read outside of a buffer faults. Prints a line per number of tokens.
 """
@@ -38,11 +38,12 @@ def guarded(nbytes: int) -> npt.NDArray[np.uint8]:
     return whole[start : start + nbytes]
 
 
-def main(path: str, exact: bool) -> None:
+def main(path: str, exact: bool, k_type: str = "f16", v_type: str = "f16") -> None:
     """Prefill, decode and score texts of every length up to beyond one batch."""
     for module in (threads, graph, kvcache, rope):
         module.aligned = guarded
-    with ggq.load(path, n_threads=1, exact=exact) as model:
+    types = {"cache_type_k": k_type, "cache_type_v": v_type}
+    with ggq.load(path, n_threads=1, exact=exact, **types) as model:
         for length in LENGTHS:
             print(length, flush=True)
             ids = (np.arange(length) % (model.hparams.n_vocab - 8) + 5).tolist()
@@ -55,4 +56,4 @@ def main(path: str, exact: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] == "exact")
+    main(sys.argv[1], sys.argv[2] == "exact", *sys.argv[3:])
