@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import atexit
 import contextlib
@@ -14,11 +15,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 from ggq.errors import DISK_FULL_ERRNOS, GGQError
 
 _PATIENCE = 0.5  # seconds
+_MOMENT = 0.005
+# Whose callbacks cannot raise: Python prints what they raise, and goes on.
+_LOSE_EXCEPTIONS = ("<frozen importlib._bootstrap>", "weakref.py", "_weakrefset.py")
 _heeded = -math.inf  # when Ctrl-C was
 
 
@@ -137,12 +142,21 @@ def heed_interrupts_again() -> None:
     _heeded = -math.inf
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(_: int, frame: FrameType | None) -> None:
     global _heeded
     now = time.monotonic()
-    if now - _heeded >= _PATIENCE:
-        _heeded = now
-        raise KeyboardInterrupt
+    if now - _heeded < _PATIENCE:
+        return
+    if frame is not None and os.path.basename(frame.f_code.co_filename) in _LOSE_EXCEPTIONS:
+        _thread.start_new_thread(_interrupt_later, ())
+        return
+    _heeded = now
+    raise KeyboardInterrupt
+
+
+def _interrupt_later() -> None:
+    time.sleep(_MOMENT)
+    _thread.interrupt_main()
 
 
 def _line(error: BaseException) -> str:
