@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import islice
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,8 +23,8 @@ from ggq.errors import DISK_FULL_ERRNOS, GGQError
 
 _PATIENCE = 0.5  # seconds
 _MOMENT = 0.005
-# Whose callbacks cannot raise: Python prints what they raise, and goes on.
-_LOSE_EXCEPTIONS = ("<frozen importlib._bootstrap>", "weakref.py", "_weakrefset.py")
+# Callbacks in these cannot raise, Python prints what they do and goes on; files are left open.
+_NOT_TO_INTERRUPT = ("<frozen importlib", "weakref.py", "_weakrefset.py")
 _heeded = -math.inf  # when Ctrl-C was
 
 
@@ -147,11 +148,26 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if now - _heeded < _PATIENCE:
         return
-    if frame is not None and os.path.basename(frame.f_code.co_filename) in _LOSE_EXCEPTIONS:
+    if frame is not None and _not_now(frame):
         _thread.start_new_thread(_interrupt_later, ())
         return
     _heeded = now
     raise KeyboardInterrupt
+
+
+def _not_now(frame: FrameType) -> bool:
+    """Whether an exception would be lost, or a thread that is being started would."""
+    file = os.path.basename(frame.f_code.co_filename)
+    within = islice(_outwards(frame), 4)
+    return file.startswith(_NOT_TO_INTERRUPT) or any(
+        each.f_code is threading.Thread.start.__code__ for each in within
+    )
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame:
+        yield frame
+        frame = frame.f_back
 
 
 def _interrupt_later() -> None:

@@ -6,6 +6,7 @@ Inside a run they meet at barriers. Between runs a worker spins for a moment, th
 
 from __future__ import annotations
 
+import atexit
 import mmap
 import sys
 import threading
@@ -99,14 +100,16 @@ class Team:
             threading.Thread(target=self._work, args=(i,), daemon=True, name=f"ggq-{i}")
             for i in range(1, count)
         ]
+        # At its end Python frees what workers still look at.
+        atexit.register(self.close)
         try:
             for worker in self._workers:
                 worker.start()
+            self._pace = Pace(count)
+            self._clocks = Clocks(self._workers)
         except BaseException:
-            execute.dismiss(self._at, count)
+            self.close()
             raise
-        self._pace = Pace(count)
-        self._clocks = Clocks(self._workers)
 
     def _set(self, offset: int, word: int) -> None:
         self._control[offset : offset + 8].view(np.int64)[0] = word
@@ -154,10 +157,12 @@ class Team:
 
     def close(self) -> None:
         """End the worker threads; the team cannot run afterwards. May be called again."""
+        atexit.unregister(self.close)
         with self._lock:
             self._closed = True
             execute.dismiss(self._at, self.count)
         for worker in self._workers:
-            worker.join()
+            if worker.ident is not None:
+                worker.join()
         while self._parks:
             free_lock(self._parks.pop())
