@@ -17,7 +17,7 @@ from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.collect import collect
 from ggq.convert.calibrate.importance import save_imatrix
 from ggq.convert.calibration_text import CONTEXT, I32, Texts, choose_texts
-from ggq.convert.data_free import data_free_method
+from ggq.convert.data_free import BEST
 from ggq.convert.encoders import Encoder, LatticeEncoder
 from ggq.convert.estimate import estimate_seconds
 from ggq.convert.methods import Needs, by_name
@@ -54,7 +54,7 @@ def affordable(
     if wishes.alloc == "fisher":
         raise UsageError(f"calibration would take about {_duration(seconds)}; to do so: {more}")
     say(
-        f"calibration would take about {_duration(seconds)}: method {data_free_method()} instead,"
+        f"calibration would take about {_duration(seconds)}: method {BEST} instead,"
         f" which needs none;"
         f" for the better file: {more}"
     )

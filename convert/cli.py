@@ -81,7 +81,7 @@ def _prepared(
     imatrix: Imatrix | None,
     stack: ExitStack,
 ) -> Prepared:
-    from ggq.convert.data_free import data_free_method, prepare_data_free
+    from ggq.convert.data_free import BEST, prepare_data_free
 
     wishes = settings(args)
     if needs_calibration(args):
@@ -89,7 +89,7 @@ def _prepared(
 
         if affordable(wishes, source, plan, effort_is_given=args.effort is not None, say=_say):
             return prepare_calibrated(wishes, source, plan, stack, _say)
-        wishes = replace(wishes, method=data_free_method())
+        wishes = replace(wishes, method=BEST)
 
     return prepare_data_free(wishes, source, plan, imatrix)
 

@@ -10,15 +10,7 @@ from ggq.convert.prepared import Prepared
 from ggq.convert.settings import Settings
 from ggq.convert.tensor_source import Source
 
-BEST_FIRST = ("hqq", "llama")
-
-
-def data_free_method() -> str:
-    """The best method there is that needs no calibration."""
-    from ggq.convert.methods import all_methods
-
-    known = {method.name for method in all_methods()}
-    return next(name for name in BEST_FIRST if name in known)
+BEST = "hqq"  # of the methods that need no calibration
 
 
 def prepare_data_free(

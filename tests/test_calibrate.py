@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from ggq.convert.calibrate import passes, sums
-from ggq.convert.calibrate.batch import Blind
+from ggq.convert.calibrate.batch import Watch
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.collect import collect, disk_bytes
 from ggq.convert.calibrate.importance import importance, save_imatrix
@@ -45,7 +45,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "BATCH", 2 * POSITIONS)
 
 
-class Inputs(Blind):
+class Inputs(Watch):
     """Every input, and the expert it goes to."""
 
     def __init__(self) -> None:

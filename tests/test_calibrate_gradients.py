@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ggq.convert.calibrate.attention import Attention, AttentionShape
-from ggq.convert.calibrate.batch import Batch, Blind, Operation, Rows
+from ggq.convert.calibrate.batch import Batch, Operation, Rows, Watch
 from ggq.convert.calibrate.experts import Experts
 from ggq.convert.calibrate.head import Head, sampled_gradient
 from ggq.convert.calibrate.operations import AddNorm, Gated, Linear, Norm
@@ -161,7 +161,7 @@ def test_tokens_are_drawn_as_likely_as_the_softmax_says() -> None:
     assert np.abs(shares - p).max() < 0.02
 
 
-class _Keeper(Blind):
+class _Keeper(Watch):
     """Keeps inputs, and gradients of all tokens."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ class Rows:
     version: int = 0
 
 
-class Watch(Protocol):
-    """Learns what reaches the matrices. `tokens`: which of the batch's; None: all of them."""
+class Watch:
+    """Learns what reaches the matrices; this one looks away.
+
+    `tokens`: which of the batch's; None: all of them.
+    """
 
     def inputs(
         self, tensor: str, x: Array, tokens: Indices | None = None, expert: int | None = None
@@ -39,21 +42,6 @@ class Watch(Protocol):
         """
 
 
-class Blind:
-    """Watches nothing."""
-
-    def inputs(
-        self, tensor: str, x: Array, tokens: Indices | None = None, expert: int | None = None
-    ) -> None:
-        """Nothing."""
-
-    def outputs(
-        self, tensor: str, x: Array, squares: Array, gradients: Array,
-        tokens: Indices | None = None, expert: int | None = None,
-    ) -> None:  # fmt: skip
-        """Nothing."""
-
-
 @dataclass
 class Batch:
     """`tokens` i32 [sequences, positions] flattened to rows; `weights`: what the section reads.
@@ -64,7 +52,7 @@ class Batch:
 
     tokens: npt.NDArray[np.int32]
     weights: Mapping[str, Array]
-    watch: Watch = field(default_factory=Blind)
+    watch: Watch = field(default_factory=Watch)
     values: dict[Rows, Array] = field(default_factory=dict)
     gradients: dict[Rows, Array] = field(default_factory=dict)
     saved: dict[Any, Any] = field(default_factory=dict)

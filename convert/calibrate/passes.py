@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.calibrate.batch import Array, Batch, Blind, Indices, Watch
+from ggq.convert.calibrate.batch import Array, Batch, Indices, Watch
 from ggq.convert.calibrate.calibration import inputs_file, outputs_file
 from ggq.convert.calibrate.head import Head
 from ggq.convert.calibrate.moments import MEAN, Moments, key_of, mean_moments
@@ -27,7 +27,7 @@ SEED = 0
 _COPIES = 3  # of every value: itself, what an operation keeps, its gradient
 
 
-class _Moments(Blind):
+class _Moments(Watch):
     """Sums moments under a name, which the files have them by; `positions` of a sequence."""
 
     name: str

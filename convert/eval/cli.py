@@ -49,7 +49,7 @@ def _parser() -> Parser:
     add(
         "--exact",
         action="store_true",
-        help="do not round activations to bytes: the files' error without the runtime's",
+        help="do not round activations: the files' error without the runtime's",
     )
     add("--threads", "-t", metavar="N", type=_count, default=0, help="default: all cores")
     add(
