@@ -27,10 +27,10 @@ from ggq.runtime.cores import usable_cores
 
 if TYPE_CHECKING:
     from ggq.convert.imatrix import Imatrix
-    from ggq.convert.plan import Plan
-    from ggq.convert.prepared import Prepared
-    from ggq.convert.recipe import Options
-    from ggq.convert.tensor_source import Source
+    from ggq.convert.mixtures.plan import Plan
+    from ggq.convert.mixtures.recipe import Options
+    from ggq.convert.sources.tensor_source import Source
+    from ggq.convert.ways.prepared import Prepared
     from ggq.shards import Split
 
 
@@ -44,7 +44,7 @@ def _convert(args: argparse.Namespace, blas_threads: str | None) -> int:
     refuse_conflicts(args)
     if needs_calibration(args) and blas_threads is None:
         os.environ[BLAS_THREADS] = str(args.threads or usable_cores())  # before numpy is loaded
-    from ggq.convert.open_source import open_source
+    from ggq.convert.sources.open import open_source
 
     source = open_source(args.source, header_only=args.dry_run, name=args.model_name)
     for note in source.notes:
@@ -60,8 +60,8 @@ def _convert(args: argparse.Namespace, blas_threads: str | None) -> int:
 
 
 def _plan(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Plan:
-    from ggq.convert.plan import make_plan
-    from ggq.convert.presets import preset
+    from ggq.convert.mixtures.plan import make_plan
+    from ggq.convert.mixtures.presets import preset
 
     infos = [tensor.info for tensor in source.tensors]
     options = _options(args, source, imatrix)
@@ -81,11 +81,11 @@ def _prepared(
     imatrix: Imatrix | None,
     stack: ExitStack,
 ) -> Prepared:
-    from ggq.convert.data_free import BEST, prepare_data_free
+    from ggq.convert.ways.data_free import BEST, prepare_data_free
 
     wishes = settings(args)
     if needs_calibration(args):
-        from ggq.convert.calibrated import affordable, prepare_calibrated
+        from ggq.convert.ways.calibrated import affordable, prepare_calibrated
 
         if affordable(wishes, source, plan, effort_is_given=args.effort is not None, say=_say):
             return prepare_calibrated(wishes, source, plan, stack, _say)
@@ -95,8 +95,8 @@ def _prepared(
 
 
 def _write(args: argparse.Namespace, prepared: Prepared) -> int:
-    from ggq.convert.output_metadata import output_metadata
-    from ggq.convert.pipeline import convert
+    from ggq.convert.writing.output_metadata import output_metadata
+    from ggq.convert.writing.pipeline import convert
 
     source, plan = prepared.source, prepared.plan
     infos = [tensor.info for tensor in source.tensors]
@@ -122,11 +122,11 @@ def _write(args: argparse.Namespace, prepared: Prepared) -> int:
 
 
 def _report(args: argparse.Namespace, prepared: Prepared, written: Path) -> None:
-    from ggq.convert.report import write_report
+    from ggq.convert.reports.report import write_report
 
     account = prepared.account
     if not any(tensor.error_after is not None for tensor in account.tensors):
-        from ggq.convert.weight_errors import with_weight_errors
+        from ggq.convert.reports.weight_errors import with_weight_errors
 
         account.tensors = with_weight_errors(account.tensors, prepared.source, written)
     write_report(Path(args.report), account)
@@ -134,9 +134,9 @@ def _report(args: argparse.Namespace, prepared: Prepared, written: Path) -> None
 
 def _options(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Options:
     from ggq.blocks import by_name
-    from ggq.convert.overrides import parse_override
-    from ggq.convert.presets import target_type
-    from ggq.convert.recipe import Options
+    from ggq.convert.mixtures.overrides import parse_override
+    from ggq.convert.mixtures.presets import target_type
+    from ggq.convert.mixtures.recipe import Options
 
     output, embedding = args.output_tensor_type, args.token_embedding_type
     return Options(

@@ -11,7 +11,7 @@ from ggq.cli_support import Parser
 from ggq.convert.alloc.budget import Budget, max_kld, target_bpw, target_size
 
 if TYPE_CHECKING:
-    from ggq.convert.settings import Settings
+    from ggq.convert.ways.settings import Settings
 
 PROG = "ggq-convert"
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
@@ -175,7 +175,7 @@ def settings(args: argparse.Namespace) -> Settings:
     """What the options ask for, defaults filled in."""
     from pathlib import Path
 
-    from ggq.convert.settings import Settings
+    from ggq.convert.ways.settings import Settings
 
     return Settings(
         method=args.method or DEFAULT_METHOD,

@@ -14,7 +14,7 @@ from ggq.convert.calibrate.batch import Batch, Watch
 from ggq.convert.calibrate.head import Head
 from ggq.convert.calibrate.program import Program, record
 from ggq.convert.calibrate.weights import Weights
-from ggq.convert.gguf_source import open_gguf
+from ggq.convert.sources.gguf_source import open_gguf
 from ggq.runtime.arch import by_name
 
 Array = npt.NDArray[Any]

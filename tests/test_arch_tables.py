@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggq.convert.source import text_config
+from ggq.convert.sources.model_dir import text_config
 from ggq.errors import FormatError, UnsupportedModelError
 from ggq.reader import Reader
 from ggq.runtime.arch import all_archs, by_hf, by_name, check_tensors

@@ -18,10 +18,10 @@ from ggq.convert.calibrate.collect import collect, disk_bytes
 from ggq.convert.calibrate.importance import importance, save_imatrix
 from ggq.convert.calibrate.sequences import chunks
 from ggq.convert.calibrate.statistics import TensorStatistics, proxy
-from ggq.convert.gguf_source import open_gguf
 from ggq.convert.imatrix import read_imatrix
-from ggq.convert.source import open_model_dir
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.gguf_source import open_gguf
+from ggq.convert.sources.model_dir import open_model_dir
+from ggq.convert.sources.tensor_source import Source
 from ggq.errors import CalibrationError, DiskFullError, UsageError
 from tests.calibrate_models import whole_model
 from tests.models import TINY, VOCAB_SIZE

@@ -17,8 +17,8 @@ from ggq.convert.calibrate.batch import Array
 from ggq.convert.calibrate.collect import collect
 from ggq.convert.calibrate.importance import save_imatrix
 from ggq.convert.calibrate.sequences import chunks
-from ggq.convert.gguf_source import open_gguf
 from ggq.convert.imatrix import read_imatrix
+from ggq.convert.sources.gguf_source import open_gguf
 from tests.models import TINY
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ import pytest
 
 from ggq.convert.alloc.costs import KnownCosts
 from ggq.convert.imatrix import read_imatrix
-from ggq.convert.plan import PlannedTensor
-from ggq.convert.rows_store import RowsStore
+from ggq.convert.mixtures.plan import PlannedTensor
+from ggq.convert.writing.rows_store import RowsStore
 from ggq.reader import Reader
 from tests.convert_tool import Tool
 from tests.quantize_inputs import Source
@@ -161,7 +161,7 @@ def test_text_written_by_the_model_itself(tool: Tool, model: Path, tmp_path: Pat
 def test_what_takes_long_is_not_begun_unasked(
     tool: Tool, model: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ggq.convert import calibrated
+    from ggq.convert.ways import calibrated
 
     monkeypatch.setattr(calibrated, "estimate_seconds", lambda *_: 7200.0)
     out = tmp_path / "out.gguf"

@@ -14,8 +14,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ggq.convert import cli, export, export_cli
-from ggq.convert.source import open_model_dir
+from ggq.convert import cli
+from ggq.convert.export import cli as export_cli
+from ggq.convert.export import model_dir as export
+from ggq.convert.sources.model_dir import open_model_dir
 from ggq.errors import FormatError, UnsupportedModelError, UsageError
 from ggq.reader import Reader
 from ggq.runtime.tokenizer import from_metadata

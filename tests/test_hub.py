@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ggq.convert.hub import HubId, download, parse_hub_id, wanted_files
-from ggq.convert.open_source import open_source
+from ggq.convert.sources.hub import HubId, download, parse_hub_id, wanted_files
+from ggq.convert.sources.open import open_source
 from ggq.errors import (
     DownloadError,
     GGQError,

@@ -19,16 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggq.blocks import by_name
-from ggq.convert import pipeline
-from ggq.convert.encoders import Encoder
-from ggq.convert.gguf_source import open_gguf
 from ggq.convert.imatrix import Imatrix
-from ggq.convert.output_metadata import output_metadata
-from ggq.convert.pipeline import chunks, convert
-from ggq.convert.plan import Plan, make_plan
-from ggq.convert.presets import preset
-from ggq.convert.recipe import Options
-from ggq.convert.tensor_source import Source, TensorSource
+from ggq.convert.mixtures.plan import Plan, make_plan
+from ggq.convert.mixtures.presets import preset
+from ggq.convert.mixtures.recipe import Options
+from ggq.convert.sources.gguf_source import open_gguf
+from ggq.convert.sources.tensor_source import Source, TensorSource
+from ggq.convert.writing import pipeline
+from ggq.convert.writing.encoders import Encoder
+from ggq.convert.writing.output_metadata import output_metadata
+from ggq.convert.writing.pipeline import chunks, convert
 from ggq.errors import DiskFullError, OutputBusyError, QuantizeError, UsageError
 from ggq.metadata import Metadata
 from ggq.shards import Split, shard_name

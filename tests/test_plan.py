@@ -12,10 +12,10 @@ import pytest
 
 from ggq.blocks import by_name
 from ggq.convert.imatrix import Imatrix, read_imatrix
-from ggq.convert.output_metadata import output_metadata
-from ggq.convert.plan import Plan, make_plan
-from ggq.convert.presets import all_presets, preset
-from ggq.convert.recipe import Options
+from ggq.convert.mixtures.plan import Plan, make_plan
+from ggq.convert.mixtures.presets import all_presets, preset
+from ggq.convert.mixtures.recipe import Options
+from ggq.convert.writing.output_metadata import output_metadata
 from ggq.errors import ConvertError, ImatrixError, ImatrixNeededError, MissingKeyError
 from ggq.metadata import Metadata
 from ggq.reader import Reader

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ggq.blocks import by_name
-from ggq.convert.model_facts import ModelFacts, layer_of, order_key
-from ggq.convert.overrides import parse_override
-from ggq.convert.plan import make_plan
-from ggq.convert.presets import Preset, all_presets, guessed_file_type, preset, target_type
-from ggq.convert.quantizable import dimensions, why_kept
-from ggq.convert.recipe import Options, decide
+from ggq.convert.mixtures.model_facts import ModelFacts, layer_of, order_key
+from ggq.convert.mixtures.overrides import parse_override
+from ggq.convert.mixtures.plan import make_plan
+from ggq.convert.mixtures.presets import Preset, all_presets, guessed_file_type, preset, target_type
+from ggq.convert.mixtures.quantizable import dimensions, why_kept
+from ggq.convert.mixtures.recipe import Options, decide
 from ggq.errors import FallbackError, RecipeError, UnknownPresetError, UsageError
 from ggq.metadata import Metadata
 from ggq.reader import Reader

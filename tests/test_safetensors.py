@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ggq.convert.safetensors import SafetensorsFile
+from ggq.convert.sources.safetensors import SafetensorsFile
 from ggq.errors import ConvertError, SafetensorsError
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?"]

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggq.convert.checkpoint import INDEX
-from ggq.convert.open_source import open_source
-from ggq.convert.source import open_model_dir
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.checkpoint import INDEX
+from ggq.convert.sources.model_dir import open_model_dir
+from ggq.convert.sources.open import open_source
+from ggq.convert.sources.tensor_source import Source
 from ggq.errors import (
     ConvertError,
     GGQError,

@@ -16,15 +16,15 @@ from ggq import atomic
 from ggq.atomic import PendingFile
 from ggq.blocks import BlockType, by_name
 from ggq.clock import Clock
-from ggq.convert import pipeline
-from ggq.convert.mapped import MappedFile
-from ggq.convert.output_metadata import output_metadata
-from ggq.convert.pipeline import convert
-from ggq.convert.plan import make_plan
-from ggq.convert.presets import preset
-from ggq.convert.recipe import Options
-from ggq.convert.stages import Load
-from ggq.convert.tensor_source import F32, Source, TensorSource
+from ggq.convert.mixtures.plan import make_plan
+from ggq.convert.mixtures.presets import preset
+from ggq.convert.mixtures.recipe import Options
+from ggq.convert.sources.mapped import MappedFile
+from ggq.convert.sources.tensor_source import F32, Source, TensorSource
+from ggq.convert.writing import pipeline
+from ggq.convert.writing.output_metadata import output_metadata
+from ggq.convert.writing.pipeline import convert
+from ggq.convert.writing.stages import Load
 from ggq.errors import DiskFullError
 from ggq.metadata import Metadata
 from ggq.spec import TensorInfo, ValueType

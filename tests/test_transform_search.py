@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from ggq.blocks import by_name as block
-from ggq.convert.open_source import open_source
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.open import open_source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms import Fold, all_transforms, by_name, source_channels
 from ggq.convert.transforms._channels import Axis
 from ggq.convert.transforms._objective import readers, rounded

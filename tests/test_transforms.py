@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ggq.blocks import by_name as block
-from ggq.convert.open_source import open_source
-from ggq.convert.tensor_source import ComputedTensor, Source
+from ggq.convert.sources.open import open_source
+from ggq.convert.sources.tensor_source import ComputedTensor, Source
 from ggq.convert.transforms import Fold, by_name, ordered, scaled, source_channels
 from ggq.convert.transforms._channels import Axis, Group, Part, Site
 from ggq.errors import ConvertError, UnsupportedModelError

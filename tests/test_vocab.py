@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
-from ggq.convert.vocab import tokenizer_metadata
-from ggq.convert.vocab_pre import pre_name, published_steps
+from ggq.convert.vocab.metadata import tokenizer_metadata
+from ggq.convert.vocab.pre import pre_name, published_steps
 from ggq.errors import ConvertError, NotFoundError, TokenizerError
 from ggq.metadata import Metadata
 from ggq.runtime.tokenizer import Tokenizer, from_metadata

@@ -9,8 +9,8 @@ import pytest
 import sentencepiece
 import tokenizers
 
-from ggq.convert.vocab import tokenizer_metadata
-from ggq.convert.vocab_export import write_tokenizer
+from ggq.convert.export.vocab import write_tokenizer
+from ggq.convert.vocab.metadata import tokenizer_metadata
 from ggq.errors import TokenizerError
 from ggq.metadata import Metadata
 from ggq.reader import Reader

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ggq.convert.vocab_special import special_metadata
+from ggq.convert.vocab.special import special_metadata
 from tests.vocab_files import loaded, write
 
 BOS = {"SpecialToken": {"id": "<s>", "type_id": 0}}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import ggq
-from ggq.convert import cli, export_cli
+from ggq.convert import cli
+from ggq.convert.export import cli as export_cli
 from tests.standins import write_widened_hf
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import ggq
 from ggq.blocks import BlockType, by_name
 from ggq.convert.calibrate.statistics import TensorStatistics
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms import Fold, ordered, scaled, source_channels
 
 F32 = npt.NDArray[np.float32]

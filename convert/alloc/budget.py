@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ggq.convert.plan import Plan
+    from ggq.convert.mixtures.plan import Plan
     from ggq.metadata import Metadata
 
 KEYS_BYTES = 2048  # the ggq.* keys and those of quantization take less

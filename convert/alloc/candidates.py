@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ggq.blocks import BlockType, by_name
-from ggq.convert.plan import Plan, PlannedTensor
-from ggq.convert.presets import is_quantized
+from ggq.convert.mixtures.plan import Plan, PlannedTensor
+from ggq.convert.mixtures.presets import is_quantized
 
 LADDER = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_LADDER = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # for rows not in 256s

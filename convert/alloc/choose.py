@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.account import Account
 from ggq.convert.alloc.budget import KEYS_BYTES, tensor_bytes
 from ggq.convert.alloc.candidates import candidates
 from ggq.convert.alloc.costs import cost_table
 from ggq.convert.alloc.fisher import Allocation, Allocator, is_better, swapped
 from ggq.convert.alloc.gate import Judge
-from ggq.convert.plan import Plan
-from ggq.convert.rows_store import RowsStore
-from ggq.convert.settings import Settings
-from ggq.convert.tensor_source import Source
+from ggq.convert.mixtures.plan import Plan
+from ggq.convert.reports.account import Account
+from ggq.convert.sources.tensor_source import Source
+from ggq.convert.ways.settings import Settings
+from ggq.convert.writing.rows_store import RowsStore
 from ggq.errors import UsageError
 
 F64 = npt.NDArray[np.float64]

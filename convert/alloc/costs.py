@@ -20,10 +20,10 @@ from ggq.blocks import BlockType
 from ggq.convert.alloc.head_cost import HeadCost
 from ggq.convert.alloc.knapsack import Choice
 from ggq.convert.methods import covering
-from ggq.convert.plan import Plan, PlannedTensor
-from ggq.convert.progress import Progress
-from ggq.convert.rows_store import RowsStore
-from ggq.convert.tensor_source import TensorSource
+from ggq.convert.mixtures.plan import Plan, PlannedTensor
+from ggq.convert.sources.tensor_source import TensorSource
+from ggq.convert.writing.progress import Progress
+from ggq.convert.writing.rows_store import RowsStore
 
 F32 = npt.NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from ggq.convert.alloc.knapsack import (
     cheapest_within,
     smallest_within,
 )
-from ggq.convert.plan import Plan, PlannedTensor
+from ggq.convert.mixtures.plan import Plan, PlannedTensor
 
 F64 = npt.NDArray[np.float64]
 Measure = Callable[[Plan], F64]  # KL divergence of every token judged, nats

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.encoders import Encoder
 from ggq.convert.eval import Chunks, evaluate
-from ggq.convert.plan import Plan
-from ggq.convert.reference_file import reference_file, write_candidate
-from ggq.convert.rows_store import RowsStore
-from ggq.convert.tensor_source import Source
+from ggq.convert.mixtures.plan import Plan
+from ggq.convert.sources.tensor_source import Source
+from ggq.convert.ways.reference_file import reference_file, write_candidate
+from ggq.convert.writing.encoders import Encoder
+from ggq.convert.writing.rows_store import RowsStore
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]

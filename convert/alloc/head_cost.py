@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.blocks import BlockType
-from ggq.convert.tensor_source import TensorSource
+from ggq.convert.sources.tensor_source import TensorSource
 
 F32 = npt.NDArray[np.float32]
 

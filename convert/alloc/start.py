@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ggq.convert.alloc.budget import Budget, tensor_bytes
-from ggq.convert.plan import Plan, make_plan
-from ggq.convert.presets import Preset, preset
-from ggq.convert.recipe import Options
+from ggq.convert.mixtures.plan import Plan, make_plan
+from ggq.convert.mixtures.presets import Preset, preset
+from ggq.convert.mixtures.recipe import Options
 from ggq.errors import UsageError
 from ggq.metadata import Metadata
 from ggq.spec import TensorInfo

@@ -29,7 +29,7 @@ from ggq.convert.calibrate.calibration import FORMAT, INDEX, Calibration, Index,
 from ggq.convert.calibrate.passes import SAMPLE_BYTES, Passes, Progress
 from ggq.convert.calibrate.program import Program, record
 from ggq.convert.calibrate.weights import Weights
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.errors import UsageError
 from ggq.runtime.arch import by_name, check_tensors
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.tensor_source import Source, TensorSource
+from ggq.convert.sources.tensor_source import Source, TensorSource
 
 F32 = npt.NDArray[np.float32]
 _ROWS = 4096  # rows of an embedding looked through at a time

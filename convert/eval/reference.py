@@ -11,8 +11,8 @@ from ggq.convert.eval.chunks import Chunks
 from ggq.convert.eval.llama_base import LlamaBase, is_llama_base
 from ggq.convert.eval.sources import LogitSource, ModelLogits, opened
 from ggq.convert.eval.state_base import StateBase, is_state_base
-from ggq.convert.open_source import open_source
-from ggq.convert.reference_file import reference_file
+from ggq.convert.sources.open import open_source
+from ggq.convert.ways.reference_file import reference_file
 from ggq.errors import UsageError
 from ggq.runtime.hub import find_model
 

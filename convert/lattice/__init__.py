@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ggq.blocks import BlockType
 from ggq.convert.grids import grid_of
-from ggq.convert.tensor_source import TensorSource
+from ggq.convert.sources.tensor_source import TensorSource
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]

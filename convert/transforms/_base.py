@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.blocks import BlockType
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._channels import Channels
 from ggq.convert.transforms._fold import Fold
 from ggq.errors import ConvertError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.tensor_source import Source, TensorSource
+from ggq.convert.sources.tensor_source import Source, TensorSource
 from ggq.convert.transforms._channels import Part
 
 F32 = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types
 from ggq.convert.transforms._channels import Axis, Part
 from ggq.convert.transforms._fold import Fold

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Site
 from ggq.convert.transforms._fold import Fold, scaled

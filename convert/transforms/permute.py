@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Group
 from ggq.convert.transforms._fold import Fold, ordered

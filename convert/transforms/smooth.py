@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.tensor_source import Source
+from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Part
 from ggq.convert.transforms._fold import Fold, scaled

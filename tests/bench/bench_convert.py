@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggq.convert.export import export
+from ggq.convert.export.model_dir import export
 from tests import oracles
 from tests.bench.random_model import DEVIATION, SHAPES
 

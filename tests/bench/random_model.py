@@ -23,9 +23,9 @@ import numpy.typing as npt
 import ggq
 from ggq import blocks
 from ggq.blocks import BlockType
-from ggq.convert.model_facts import ModelFacts, order_key
-from ggq.convert.presets import GUESSED, Preset, guessed_file_type, preset, target_type
-from ggq.convert.recipe import Options, decide
+from ggq.convert.mixtures.model_facts import ModelFacts, order_key
+from ggq.convert.mixtures.presets import GUESSED, Preset, guessed_file_type, preset, target_type
+from ggq.convert.mixtures.recipe import Options, decide
 from ggq.errors import UnknownPresetError
 from ggq.metadata import Metadata
 from ggq.spec import TensorInfo, ValueType

@@ -1,0 +1,1 @@
+"""ggq-export: a GGUF file as a Hugging Face model directory."""

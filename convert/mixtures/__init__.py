@@ -1,0 +1,1 @@
+"""Which type every tensor gets: llama-quantize's presets, the user's own rules, the plan."""

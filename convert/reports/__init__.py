@@ -1,0 +1,1 @@
+"""What a run did, for the ggq.* keys of its file and for --report."""
