@@ -16,7 +16,7 @@ from ggq.convert.calibrate.attention import Attention, AttentionShape
 from ggq.convert.calibrate.batch import Batch, Operation, Rows, Watch
 from ggq.convert.calibrate.experts import Experts
 from ggq.convert.calibrate.head import Head, sampled_gradient
-from ggq.convert.calibrate.operations import AddNorm, Gated, Linear, Norm
+from ggq.convert.calibrate.operations import GATES, AddNorm, Gated, Linear, Norm
 from ggq.runtime.arch import RopeScaling
 from ggq.runtime.rope import RopeTable
 from tests.calibrate_models import WholeModel, whole_model
@@ -95,7 +95,7 @@ def test_gated(kind: str, seed: int, size: float) -> None:
     random = np.random.default_rng(seed)
     gate, up, out = Rows(5), Rows(5), Rows(5)
     values = {gate: size * random.standard_normal((7, 5)), up: random.standard_normal((7, 5))}
-    _check(Gated(kind, gate, up, out), (1, 7), {}, values, random)
+    _check(Gated(GATES[kind], gate, up, out), (1, 7), {}, values, random)
 
 
 @given(

@@ -5,15 +5,12 @@ tests/golden/make_imatrix.py made those of llama-imatrix, with keys and values c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ggq
-from ggq.convert.calibrate import operations
-from ggq.convert.calibrate.batch import Array
 from ggq.convert.calibrate.collect import collect
 from ggq.convert.calibrate.importance import save_imatrix
 from ggq.convert.calibrate.sequences import chunks
@@ -25,25 +22,16 @@ HERE = Path(__file__).parent
 CONTEXT = 64
 
 
-def gelu_from_a_table(x: Array) -> tuple[Array, Callable[[], Array]]:
-    """As ggml does it: half precision in and out, between -10 and 10."""
-    value, slope = operations.gelu(x.astype(np.float16).astype(np.float32))
-    value = value.astype(np.float16).astype(np.float32)
-    return np.where(np.abs(x) < 10, value, np.maximum(x, 0)), slope
-
-
 @pytest.mark.parametrize("file", ["llama3.gguf", "gemma3.gguf", "qwen3moe.gguf", "qwen3moe.dat"])
-def test_values_are_those_of_llama_imatrix(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(operations.GATES, "gelu", gelu_from_a_table)
+def test_values_are_those_of_llama_imatrix(file: str, tmp_path: Path) -> None:
     expected = read_imatrix(HERE / "golden" / "imatrix" / file)
     name, _, suffix = file.partition(".")
     path = TINY[name].write_gguf(tmp_path / f"{name}.gguf")
     text = (HERE / "data" / "moby-dick.txt").read_text(encoding="utf-8")
     with ggq.load(path, n_threads=1) as model:
         tokens = chunks(model.tokenize(text, parse_special=False), CONTEXT, None)
-    calibration = collect(open_gguf(path), tokens, tmp_path / "work", gradients=False)
+    work = tmp_path / "work"
+    calibration = collect(open_gguf(path), tokens, work, gradients=False, as_llama=True)
     made = tmp_path / f"imatrix.{suffix}"
     save_imatrix(calibration, made, datasets=expected.datasets, process_output=True)
     found = read_imatrix(made)
@@ -69,3 +57,16 @@ def test_counts_are_those_of_llama_imatrix(tmp_path: Path) -> None:
             assert ours.tensors[name].nbytes == tensor.nbytes
             if name.endswith(".counts"):
                 assert ours.tensors[name].data.tobytes() == tensor.data.tobytes()
+
+
+@pytest.mark.parametrize(("name", "differs"), [("llama3", False), ("gemma3", True)])
+def test_only_models_with_gelu_are_run_again_for_a_matrix(
+    name: str, differs: bool, tmp_path: Path
+) -> None:
+    source = open_gguf(TINY[name].write_gguf(tmp_path / "m.gguf"))
+    tokens = np.arange(20, dtype=np.int32).reshape(2, 10)
+    hashes = {
+        collect(source, tokens, tmp_path / "work", gradients=False, as_llama=as_llama).hash
+        for as_llama in (False, True)
+    }
+    assert len(hashes) == 1 + differs

@@ -11,8 +11,10 @@ import pytest
 
 import ggq
 from ggq.convert.eval.cli import main
-from ggq.convert.eval.svg import Axis, heat_map, histogram, points, round_step
+from ggq.convert.eval.page import short_names
 from ggq.convert.eval.tensor_errors import tensor_errors
+from ggq.convert.pages.plots import Point, heat_map, histogram, percent, points, tensor_maps
+from ggq.convert.pages.svg import Axis, as_file, round_step
 from tests.eval_files import TEXT, write_pair
 
 
@@ -70,6 +72,7 @@ def test_errors_of_tensors_are_relative_norms(tmp_path: Path) -> None:
     (-0.35, 0.4, False, [-0.2, 0, 0.2, 0.4]),
     (0.02, 0.6, True, [0.02, 0.05, 0.1, 0.2, 0.5]),
     (1e-9, 1, True, [10.0**e for e in range(-9, 1)]),
+    (0.028, 0.063, True, [0.03, 0.04, 0.05, 0.06]),
 ])  # fmt: skip
 def test_ticks_are_round_numbers(low: float, high: float, log: bool, ticks: list[float]) -> None:
     assert Axis("", low, high, 0, 100, log).ticks() == pytest.approx(ticks)
@@ -84,10 +87,56 @@ def test_axes_go_from_end_to_end() -> None:
 
 def test_plots_of_one_point_of_zeros_and_of_names_with_markup() -> None:
     for plot in (
-        points(["<a>"], [4.5], [0.0], [0.0], ("x", "y")),
-        points(["a", "b & c"], [4.5, 4.5], [0.1, 0.1], [0.5, 0.0], ("x", "y")),
+        points({"<a>": [Point(4.5, 0.0, 0.0)]}, ("x", "y")),
+        points({"a": [Point(4.5, 0.1, 0.5, "<n>")], "b & c": [Point(4.5, 0.1, 0)]}, ("x", "y")),
         histogram(["<a>"], [[1.0, 0.0]], [-1.0, 0.0, 1.0], ("x", "y")),
-        heat_map(["", "0"], ["<q>"], {("0", "<q>"): 0.0}),
+        heat_map(["", "0"], ["<q>"], {("0", "<q>"): 0.0}, (1.0, 1.0), percent),
+        *tensor_maps({"zeros": {"blk.0.ffn_up.weight": 0.0}})[1:],
     ):
         ET.fromstring(plot)
         assert "nan" not in plot
+
+
+def test_points_of_a_series_are_joined_in_order() -> None:
+    each = [Point(4.0, 0.2, 0.01, "middle"), Point(3.0, 0.4, 0.01), Point(5.0, 0.1, 0.01)]
+    plot = points({"one": each, "two": [Point(4.0, 0.3, 0.01)]}, ("x", "y"))
+    (joined,) = re.findall(r'points="([^"]*)"', plot)
+    places = [tuple(map(float, place.split(","))) for place in joined.split()]
+    assert places == sorted(places)
+    marked = {(float(a), float(b)) for a, b in re.findall(r'cx="([^"]*)" cy="([^"]*)"><t', plot)}
+    assert set(places) < marked
+    assert [plot.count(f">{name}<") for name in ("one", "two", "middle")] == [1, 1, 1]
+
+
+def test_no_text_of_a_legend_is_cut_off() -> None:
+    names = [f"smollm2-135m-{i:02}-Q4_K_M.gguf" for i in range(12)]
+    tree = ET.fromstring(points({name: [Point(4.5, 0.1, 0.0)] for name in names}, ("x", "y")))
+    width, height = (float(tree.attrib[side]) for side in ("width", "height"))
+    places = [(float(t.attrib["x"]), float(t.attrib["y"])) for t in tree.findall("text")]
+    assert len(set(places)) == len(names)
+    for x, y in places:
+        assert x + 6 * len(names[0]) < width
+        assert 0 < y < height
+
+
+def test_a_plot_as_a_file_brings_its_style() -> None:
+    plot = as_file(points({"a": [Point(4.5, 0.1, 0.0)]}, ("x", "y")))
+    tree = ET.fromstring(plot)
+    assert tree.tag == "{http://www.w3.org/2000/svg}svg"
+    (style,) = tree.findall("{http://www.w3.org/2000/svg}style")
+    assert style.text is not None
+    assert "prefers-color-scheme: dark" in style.text
+
+
+def test_maps_of_several_files_have_one_scale() -> None:
+    maps = tensor_maps({
+        "fine": {"blk.0.ffn_up.weight": 0.01},
+        "coarse": {"blk.0.ffn_up.weight": 0.1, "token_embd.weight": 0.03},
+    })  # fmt: skip
+    shades = [float(x) for x in re.findall(r'fill-opacity="([^"]*)"', "".join(maps))]
+    assert shades[0] < shades[1] < shades[2] == 1  # the embedding's row is above the layers
+
+
+def test_names_are_short_where_they_can_be() -> None:
+    assert short_names(["a/x.gguf", "b/y.gguf"]) == {"a/x.gguf": "x.gguf", "b/y.gguf": "y.gguf"}
+    assert short_names(["a/x.gguf", "b/x.gguf"])["b/x.gguf"] == "b/x.gguf"

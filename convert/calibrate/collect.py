@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from ggq.atomic import check_space
 from ggq.convert.calibrate.calibration import FORMAT, INDEX, Calibration, Index, Matrix
+from ggq.convert.calibrate.operations import GATES, GATES_OF_LLAMA, Gated, gelu_in_halves
 from ggq.convert.calibrate.passes import SAMPLE_BYTES, Passes, Progress
 from ggq.convert.calibrate.program import Program, record
 from ggq.convert.calibrate.weights import Weights
@@ -38,14 +39,15 @@ Tokens = npt.NDArray[np.int32]
 
 def collect(
     source: Source, tokens: Tokens, workdir: str | os.PathLike[str], *, gradients: bool = True,
-    sample_tokens: int = 2048, progress: Progress | None = None,
+    sample_tokens: int = 2048, as_llama: bool = False, progress: Progress | None = None,
 ) -> Calibration:  # fmt: skip
     """Fill `workdir` with the statistics of a model on `tokens` i32 [sequences, positions].
 
     What is there already of the same model, text and options is kept; anything else of an older
     calibration is removed. With `gradients`, those of `sample_tokens` tokens are kept one by one
-    (fewer for matrices of many rows). `progress` gets the share done, 0 to 1. Matrix products run
-    on as many threads as numpy's BLAS uses.
+    (fewer for matrices of many rows). `as_llama`: activations are rounded where llama.cpp rounds
+    them, so that an importance matrix equals llama-imatrix'. `progress` gets the share done, 0 to
+    1. Matrix products run on as many threads as numpy's BLAS uses.
     Raises UsageError for tokens that cannot be, UnsupportedModelError, FormatError, DiskFullError.
     """
     weights = Weights(source)
@@ -53,7 +55,8 @@ def collect(
     h = arch.hparams(weights.metadata)
     check_tensors(arch.tensors(h), weights.shapes)
     _check_tokens(tokens, h.n_vocab)
-    program = record(arch, h, weights.shapes, weights.read, tokens.shape[1])
+    gates = GATES_OF_LLAMA if as_llama else GATES
+    program = record(arch, h, weights.shapes, weights.read, tokens.shape[1], gates)
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     index = _index(program, weights, tokens, gradients, sample_tokens)
@@ -107,6 +110,8 @@ def _index(
     digest = hashlib.sha256(f"{FORMAT} {tokens.shape} {gradients} {sample_tokens} ".encode())
     digest.update(np.ascontiguousarray(tokens, "<i4").tobytes())
     digest.update(weights.digest())
+    if any(isinstance(op, Gated) and op.activation is gelu_in_halves for op in program.operations):
+        digest.update(b"gelu in halves")
     names = [section.name for section in program.sections]
     sequences, context = tokens.shape
     return Index(digest.hexdigest(), sequences, context, gradients, names, matrices)

@@ -139,18 +139,24 @@ def gelu(x: Array) -> tuple[Array, Callable[[], Array]]:
     return value, slope
 
 
-GATES: dict[str, Callable[[Array], tuple[Array, Callable[[], Array]]]] = {
-    "silu": silu,
-    "gelu": gelu,
-}
+def gelu_in_halves(x: Array) -> tuple[Array, Callable[[], Array]]:
+    """The same as ggml's table has it: half precision in and out for x between -10 and 10."""
+    value, slope = gelu(x.astype(np.float16).astype(np.float32))
+    value = value.astype(np.float16).astype(np.float32)
+    return np.where(np.abs(x) < 10, value, np.maximum(x, 0)), slope
+
+
+Activation = Callable[[Array], tuple[Array, Callable[[], Array]]]
+GATES: dict[str, Activation] = {"silu": silu, "gelu": gelu}
+GATES_OF_LLAMA: dict[str, Activation] = {"silu": silu, "gelu": gelu_in_halves}
 
 
 class Gated(Operation):
     """out = f(gate) * up."""
 
-    def __init__(self, kind: str, gate: Rows, up: Rows, out: Rows) -> None:
+    def __init__(self, activation: Activation, gate: Rows, up: Rows, out: Rows) -> None:
         self.reads, self.writes = (gate, up), (out,)
-        self.activation = GATES[kind]
+        self.activation = activation
         self.gate, self.up, self.out = gate, up, out
 
     def forward(self, batch: Batch) -> None:

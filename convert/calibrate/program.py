@@ -7,7 +7,7 @@ once for both.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -17,7 +17,15 @@ from ggq.convert.calibrate.attention import Attention, AttentionShape
 from ggq.convert.calibrate.batch import Array, Batch, Operation, Rows
 from ggq.convert.calibrate.experts import Experts
 from ggq.convert.calibrate.head import Head
-from ggq.convert.calibrate.operations import GATES, AddNorm, Embed, Gated, Linear, Norm
+from ggq.convert.calibrate.operations import (
+    GATES,
+    Activation,
+    AddNorm,
+    Embed,
+    Gated,
+    Linear,
+    Norm,
+)
 from ggq.errors import UnsupportedModelError
 from ggq.runtime.arch import Arch, RopeScaling
 from ggq.runtime.rope import RopeTable
@@ -26,12 +34,17 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 class Recorder:
-    """Records a forward pass. `shapes` of the model's tensors; `read(name)` gives one as f32."""
+    """Records a forward pass. `shapes` of the model's tensors; `read(name)` gives one as f32.
+
+    `gates`: the activations by name.
+    """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Array], n_ctx: int
-    ) -> None:
+        self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Array], n_ctx: int,
+        gates: Mapping[str, Activation] = GATES,
+    ) -> None:  # fmt: skip
         self.operations: list[Operation] = []
+        self._gates = gates
         self._shapes, self._read, self._n_ctx = shapes, read, n_ctx
         self._sites: dict[tuple[Rows, int], str] = {}
 
@@ -88,12 +101,12 @@ class Recorder:
 
     def gated(self, kind: str, gate: Rows, up: Rows) -> Rows:
         """[T, F] = f(gate) * up. Raises UnsupportedModelError for an f without derivative here."""
-        if kind not in GATES:
+        if kind not in self._gates:
             raise UnsupportedModelError(
-                f"activation {kind!r} cannot be calibrated; known: {', '.join(GATES)}"
+                f"activation {kind!r} cannot be calibrated; known: {', '.join(self._gates)}"
             )
         out = Rows(gate.cols)
-        self._add(Gated(kind, gate, up, out))
+        self._add(Gated(self._gates[kind], gate, up, out))
         return out
 
     def experts(self, x: Rows, name: str, used: int, *, into: Rows) -> None:
@@ -150,30 +163,34 @@ class Program:
 
     sections: Sequence[Section]
 
+    @property
+    def operations(self) -> Iterator[Operation]:
+        """All of them."""
+        return (operation for section in self.sections for operation in section.operations)
+
     @cached_property
     def matrices(self) -> dict[str, str]:
         """Matrix -> its site, the first matrix with the same input."""
         sites = {}
-        for section in self.sections:
-            for op in section.operations:
-                if isinstance(op, Linear):
-                    sites[op.weight] = op.site
-                elif isinstance(op, Head):
-                    sites[op.weight] = op.weight
-                elif isinstance(op, Experts):
-                    sites |= {op.gate: op.gate, op.up: op.gate, op.down: op.down}
+        for op in self.operations:
+            if isinstance(op, Linear):
+                sites[op.weight] = op.site
+            elif isinstance(op, Head):
+                sites[op.weight] = op.weight
+            elif isinstance(op, Experts):
+                sites |= {op.gate: op.gate, op.up: op.gate, op.down: op.down}
         return sites
 
 
 def record(
     arch: Arch, h: Any, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Array],
-    n_ctx: int,
+    n_ctx: int, gates: Mapping[str, Activation] = GATES,
 ) -> Program:  # fmt: skip
-    """The program of a model for texts of up to `n_ctx` tokens.
+    """The program of a model for texts of up to `n_ctx` tokens, with these activations.
 
     Raises UnsupportedModelError where more than one value goes from a layer to the next.
     """
-    recorder: Any = Recorder(shapes, read, n_ctx)
+    recorder: Any = Recorder(shapes, read, n_ctx, gates)
     arch.forward(recorder, h)
     groups = [list(group) for _, group in groupby(_numbered(recorder.operations), lambda x: x[0])]
     sections = []

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ggq.atomic import PendingFile, check_target
+from ggq.convert.pages.html import document, table
+from ggq.convert.pages.plots import percent, tensor_maps
 from ggq.convert.reports.account import Account, TensorAccount
 
-_STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .15rem .7rem }
-th { text-align: left; border-bottom: 1px solid #999; position: sticky; top: 0; background: Canvas }
-.number { text-align: right; font-variant-numeric: tabular-nums }
-.bar { display: inline-block; height: .7em; background: #47a }
-:root { color-scheme: light dark }
-"""
+_ERRORS = (
+    "Errors are shares of the mean square of a tensor's output, or of its weights where no text was"
+    " run: before, as llama-quantize rounds with the same importance; after, as in the file."
+)
+_SENSITIVITY = (
+    "Sensitivity is the KL divergence in nats a token that the tensor's error alone is predicted to"
+    " cause."
+)
 
 
 def write_report(path: Path, account: Account) -> None:
@@ -38,38 +40,45 @@ def write_report(path: Path, account: Account) -> None:
 
 def as_html(account: Account) -> str:
     """One page that needs nothing else."""
-    facts = "".join(
-        f"<tr><th>{html.escape(name)}<td>{html.escape(_shown(value))}"
-        for name, value in account.facts.items()
-    )
-    head = "".join(
-        f"<th>{name}" for name in ("tensor", "type", "bytes", "error before", "after",
-                                   "sensitivity", "", "rule")
-    )  # fmt: skip
-    most = max((tensor.sensitivity or 0 for tensor in account.tensors), default=0)
-    rows = "".join(_row(tensor, most) for tensor in account.tensors)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>ggq-convert</title>'
-        f"<style>{_STYLE}</style><h1>ggq-convert</h1><table>{facts}</table>"
-        "<p>Errors are shares of the mean square of a tensor's output, or of its weights where no"
-        " text was run: before, as llama-quantize rounds with the same importance; after, as in the"
-        " file. Sensitivity is the KL divergence in nats a token that the tensor's error alone is"
-        " predicted to cause.</p>"
-        f"<table><tr>{head}{rows}</table></html>\n"
-    )
+    choices = [[name, _shown(value)] for name, value in account.facts.items()]
+    body = [table(["choice", "value"], choices, 2)] if choices else []
+    body += ["<h2>Types</h2>", _types(account.tensors)]
+    body += _maps(account.tensors)
+    body += ["<h2>Tensors</h2>", f"<p>{_ERRORS} {_SENSITIVITY}</p>"]
+    heads = ["tensor", "type", "rule", "bytes", "error before", "after", "sensitivity"]
+    body.append(table(heads, [_row(tensor) for tensor in account.tensors], 3))
+    return document("ggq-convert", body)
 
 
-def _row(tensor: TensorAccount, most: float) -> str:
-    width = 120 * (tensor.sensitivity or 0) / most if most else 0
-    numbers = "".join(
-        f'<td class="number">{"" if value is None else f"{value:.3g}"}'
-        for value in (tensor.error_before, tensor.error_after, tensor.sensitivity)
-    )
-    return (
-        f'<tr><td>{html.escape(tensor.name)}<td>{tensor.type}<td class="number">{tensor.nbytes:,}'
-        f'{numbers}<td><span class="bar" style="width:{width:.0f}px"></span>'
-        f"<td>{html.escape(tensor.rule)}"
-    )
+def _types(tensors: Sequence[TensorAccount]) -> str:
+    """How many tensors and bytes each type has."""
+    sizes: dict[str, list[int]] = {}
+    for tensor in tensors:
+        sizes.setdefault(tensor.type, []).append(tensor.nbytes)
+    total = max(1, sum(tensor.nbytes for tensor in tensors))
+    rows = [
+        [name, str(len(each)), f"{sum(each):,}", percent(sum(each) / total)]
+        for name, each in sorted(sizes.items(), key=lambda item: -sum(item[1]))
+    ]
+    return table(["type", "tensors", "bytes", "of all"], rows)
+
+
+def _maps(tensors: Sequence[TensorAccount]) -> list[str]:
+    """Maps of what is known of the tensors."""
+    errors = {t.name: t.error_after for t in tensors if t.error_after is not None}
+    nats = {t.name: t.sensitivity for t in tensors if t.sensitivity is not None}
+    parts = ["<h2>Where it is lost</h2>", "<p>The darker the larger; rows are layers.</p>"]
+    if errors:
+        parts += [*tensor_maps({"Error": errors}), f"<p>{_ERRORS}</p>"]
+    if nats:
+        parts += [*tensor_maps({"Sensitivity": nats}, "{:.1e}".format), f"<p>{_SENSITIVITY}</p>"]
+    return parts if errors or nats else []
+
+
+def _row(tensor: TensorAccount) -> list[str]:
+    figures = tensor.error_before, tensor.error_after, tensor.sensitivity
+    numbers = ["" if value is None else f"{value:.3g}" for value in figures]
+    return [tensor.name, tensor.type, tensor.rule, f"{tensor.nbytes:,}", *numbers]
 
 
 def _shown(value: str | int | float) -> str:

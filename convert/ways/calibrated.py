@@ -84,6 +84,7 @@ def prepare_calibrated(
         folder / f"calibration-{texts.hash}",
         gradients=_needs_gradients(wishes),
         sample_tokens=wishes.effort.sampled_tokens,
+        as_llama=wishes.save_imatrix is not None,
         progress=Share("calibrating", wishes.progress),
     )
     if wishes.save_imatrix is not None:
