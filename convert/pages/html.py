@@ -9,12 +9,12 @@ from ggq.convert.pages.svg import STYLE as PLOT_STYLE
 
 _STYLE = f"""
 :root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem;
         color: #222; background: #fff }}
 h1 {{ font-size: 1.5rem }} h2 {{ margin-top: 2.5rem }} h3 {{ margin: 1.5rem 0 .3rem }}
 .wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }}
-td, th {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
+td, th {{ padding: .2rem .45rem; text-align: right; border-bottom: 1px solid #ddd;
           white-space: nowrap }}
 th {{ font-weight: 600 }}
 .name {{ text-align: left }}

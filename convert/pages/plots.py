@@ -19,6 +19,7 @@ from ggq.convert.pages.svg import (
     with_legend,
 )
 
+_ROOM, _ROOM_FOR_NAMES = 0.08, 0.16  # beside the outermost points, of their distance
 _CELL_WIDTH, _CELL_HEIGHT = 64, 16
 _MAP_LEFT, _MAP_TOP, _MAP_RIGHT = 60, 70, 60
 _NO_LAYER = ""
@@ -43,7 +44,8 @@ def points(series: Mapping[str, Sequence[Point]], titles: tuple[str, str]) -> st
     every = [point for each in series.values() for point in each]
     log = min(point.y for point in every) > 0
     low, high = spread([point.y for point in every], log)
-    x = horizontal(titles[0], *spread([point.x for point in every], False))
+    room = _ROOM_FOR_NAMES if any(point.name for point in every) else _ROOM
+    x = horizontal(titles[0], *spread([point.x for point in every], False, room))
     y = vertical(titles[1], low, high, log)
     upper = max(series, key=lambda name: _middle(series[name], log))
     parts = [frame(x, y)]

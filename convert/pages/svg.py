@@ -13,7 +13,7 @@ _TICKS = 6
 _NARROW = 8  # a logarithmic axis whose ends are closer by ratio gets evenly spaced numbers
 _LIGHT = ("#2563a8", "#c2571a", "#2f8f4e", "#8a3fa0", "#94761f", "#b03050", "#2f7f8b", "#666666")
 _DARK = ("#6fadf0", "#f28f52", "#66c685", "#c792e0", "#d6b45c", "#f0809c", "#63c4d1", "#adadad")
-_LEGEND_LINE, _LEGEND_GAP, _CHARACTER = 18, 34, 6.6
+_LEGEND_LINE, _LEGEND_GAP, _CHARACTER = 18, 34, 7.2
 
 
 def _colors(colors: Sequence[str]) -> str:
@@ -74,12 +74,12 @@ def round_step(width: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= width * 0.999)
 
 
-def spread(values: Sequence[float], log: bool) -> tuple[float, float]:
-    """Ends of an axis with some room about the values."""
+def spread(values: Sequence[float], log: bool, share: float = 0.08) -> tuple[float, float]:
+    """Ends of an axis with some room about the values, a `share` of their range if not `log`."""
     low, high = min(values), max(values)
     if log:
         return low / 1.4, high * 1.4
-    room = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
+    room = share * (high - low) or abs(high) * 0.1 or 1.0
     return low - room, high + room
 
 
