@@ -55,6 +55,9 @@ KINDS: dict[str, _Make] = {
     "offset": _offset,
     "sparse": _sparse,
     "few levels": lambda rng, shape: np.round(rng.standard_normal(shape) * 2) / 4,
+    "zeros of both signs": lambda rng, shape: rng.choice(
+        [0.0, -0.0, 0.5], shape, p=[0.5, 0.45, 0.05]
+    ),
     "one sign": lambda rng, shape: rng.choice([-1, 1]) * abs(rng.standard_normal(shape)),
     "spread": _spread,
 }

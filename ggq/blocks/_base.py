@@ -37,6 +37,7 @@ class BlockType:
     uses_importance: ClassVar[bool] = False  # whether quantize heeds importance
     needs_importance: ClassVar[bool] = False  # whether it refuses to go without
     uses_row_squares: ClassVar[bool] = False  # whether it then needs the mean square of each row
+    loads_lanes: ClassVar[bool] = True  # whether `quantize_lanes` finds the lanes filled
 
     @property
     def name(self) -> str:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from ggq.blocks._base import BlockType
 
 
-_INFINITY = 0x7F800000  # as bits of a single
-_TOO_LARGE = 0x51800000  # 2^36: no half precision scale reaches there, yet its cube is finite
+INFINITE = 0x7F800000  # as bits of a single
+TOO_LARGE = 0x51800000  # 2^36: no half precision scale reaches there, yet its cube is finite
 
 
 def lanes(type: Type = f32) -> Type:
@@ -76,6 +76,11 @@ class Tile:
         """Scalar: number i of the block in lane k."""
         size = self.type.scalar.nbytes
         return load(self.type.scalar, self.address + i * self.type.nbytes + k * size, size)
+
+
+def blocks_at_once(family: BlockType) -> int:
+    """Blocks a kernel quantizes at once: one a lane; of single weights two vectors."""
+    return target().lanes * (2 if family.weights == 1 else 1)
 
 
 class Block:
@@ -118,7 +123,7 @@ class Arguments(NamedTuple):
 
 
 class Lanes:
-    """As many blocks as the vector has lanes; `x` holds their weights.
+    """As many blocks as the vector has lanes; `x` holds their weights, once they are loaded.
 
     `tables` is the address of what the family's `quantize_tables` gives.
     `refused` keeps the number of the first group in which a lane's block was refused.
@@ -127,7 +132,7 @@ class Lanes:
     def __init__(
         self, family: BlockType, weighted: bool, arguments: Arguments, group: Value, refused: Var
     ) -> None:
-        at = group * target().lanes
+        at = group * blocks_at_once(family)
         self.family, self.weighted = family, weighted
         self._given, self._group, self._refused = arguments, group, refused
         self._x = arguments.x + at * (4 * family.weights)
@@ -136,27 +141,25 @@ class Lanes:
         self._codes = scratch(family.weights)
         self.tables = arguments.tables
         self.x = Tile(family.weights)
-        self._load()
+        if family.loads_lanes:
+            self.load()
 
-    def _load(self) -> None:
-        if self.family.weights == 1:
-            self.x[0] = load(lanes(), self._x)
-            self.refuse(_magnitude(self.x[0]) >= _INFINITY)
-            return
+    def load(self) -> None:
+        """Fill `x`, and refuse blocks with weights that cannot be stored."""
         n, stride = target().lanes, 4 * self.family.weights
         largest = var(zeros(lanes(i32)))
         for i in loop(0, self.family.weights, n):
             rows = [load(lanes(), self._x + (k * stride) + i * 4) for k in range(n)]
             for k, column in enumerate(transpose(rows)):
                 self.x[i + k] = column
-                largest.set(maximum(_magnitude(column), largest))
+                largest.set(maximum(magnitude(column), largest))
         layout = self.family.layout
         has_half = any(layout[name] == np.float16 for name in layout.names or ())
-        self.refuse(largest >= (_TOO_LARGE if has_half else _INFINITY))
+        self.refuse(largest >= (TOO_LARGE if has_half else INFINITE))
 
     def refuse(self, where: Value) -> None:
         """Report the blocks where the condition holds: they cannot be stored."""
-        group = splat(self._group.to(i32), target().lanes)
+        group = splat(self._group.to(i32), where.type.lanes)
         self._refused.set(select(where, minimum(group, self._refused), self._refused))
 
     def importance(self, tile: Tile, start: Value | int, count: int) -> None:
@@ -182,9 +185,6 @@ class Lanes:
     def put(self, field: str, values: Tile | Value, count: int = 1) -> None:
         """Write `count` numbers a block into a field."""
         if isinstance(values, Value):
-            if self.family.weights == 1:
-                store(self._out, values)
-                return
             values = Tile.of(values)
         for block in self.each():
             for i in loop(count):
@@ -202,16 +202,28 @@ class Lanes:
         self.put(field, half)
         return target().half_to_single(half)
 
+    def block(self, k: Value) -> Block:
+        """The block in lane k."""
+        x, out = self._x + k * (4 * self.family.weights), self._out + k * self.family.nbytes
+        return Block(self.family, k, x, out, self._codes)
+
     def each(self) -> Iterator[Block]:
         """A loop over the blocks."""
-        weights, nbytes = 4 * self.family.weights, self.family.nbytes
         for k in loop(target().lanes):
-            yield Block(self.family, k, self._x + k * weights, self._out + k * nbytes, self._codes)
+            yield self.block(k)
+
+    def singles(self) -> Value:
+        """f32[blocks at once]: the weights, where each is a block."""
+        return load(f32 * blocks_at_once(self.family), self._x)
+
+    def put_singles(self, values: Value) -> None:
+        """Write what each of `singles` has become."""
+        store(self._out, values)
 
 
-def _magnitude(x: Value) -> Value:
+def magnitude(x: Value) -> Value:
     """Bits of a single without its sign: in the order of the numbers, infinity and NaN above."""
-    return x.bits(lanes(i32)) & 0x7FFFFFFF
+    return x.bits(i32 * x.type.lanes) & 0x7FFFFFFF
 
 
 def _offset(family: BlockType, field: str) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ggq.blocks._base import F32, U8
-from ggq.blocks._lanes import Arguments, Lanes
+from ggq.blocks._lanes import Arguments, Lanes, blocks_at_once
 from ggq.errors import QuantizeError
 from ggq.jit import Kernel, prepare
 from ggq.jit.isa import target
@@ -48,14 +48,14 @@ _CHUNK = 1 << 18  # weights a thread takes at a time
 def quantize_kernel(family: BlockType, weighted: bool) -> Kernel:
     """Kernel(x, out, groups, importance, columns, first, row_squares, tables, refused).
 
-    x f32[groups * lanes, weights], out u8[groups * lanes, nbytes]: as many blocks as fill vectors.
+    x f32[groups * n, weights], out u8[groups * n, nbytes], n = blocks_at_once(family).
     `importance` f32[columns * weights] of a row, `first` the number of the first block in the
     tensor, `row_squares` f32[rows], `tables` what the family's `quantize_tables` gives. `refused`
     i64: left alone, or set to the first block, of those given, that cannot be stored.
     """
 
     def body(*values: Value) -> None:
-        given, n = Arguments(*values), target().lanes
+        given, n = Arguments(*values), blocks_at_once(family)
         refused = var(splat(given.groups.to(i32), n))
         for group in loop(given.groups):
             family.quantize_lanes(Lanes(family, weighted, given, group, refused))
@@ -140,8 +140,8 @@ class _Job:
         self.out = out.reshape(-1, family.nbytes)
         self.importance = importance
         self.kernel = quantize_kernel(family, importance is not None)
-        self.group = target().lanes
-        self.row_squares = np.zeros(len(x) + self.group, np.float32)
+        self.group = blocks_at_once(family)
+        self.row_squares = np.zeros(len(x) + target().lanes, np.float32)
         self.tables = family.quantize_tables()
 
     def run(self, threads: int) -> None:

@@ -38,6 +38,7 @@ class Q4_1(SmallBlock):
     has_minimum = True
     uses_importance = True
     uses_row_squares = True
+    loads_lanes = False
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """Weights 0..15 in the low nibbles, 16..31 in the high ones."""

@@ -38,6 +38,7 @@ class Q5_1(SmallBlock):
     has_minimum = True
     uses_importance = True
     uses_row_squares = True
+    loads_lanes = False
 
     def codes(self, blocks: Blocks) -> list[Value]:
         """Nibbles as in Q4_1, topped by the bits of qh."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq import blocks
+from ggq.blocks._quantize import quantize_into
 from tests.weight_strategies import F32
 
 U8 = npt.NDArray[np.uint8]
@@ -73,7 +74,7 @@ def measure(
     out = np.empty((rows, family.row_bytes(COLUMNS)), np.uint8)
 
     def ours() -> None:
-        family.quantize(x, importance, threads=1)
+        quantize_into(family, x, importance, out, threads=1)
 
     def theirs() -> None:
         peer(family, x, importance, out)
