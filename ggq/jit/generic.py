@@ -111,7 +111,7 @@ class Generic:
         return (x + 12582912.0) - 12582912.0  # 1.5 * 2^23: the adder itself rounds
 
     def times_power_of_2(self, x: Value, n: Value) -> Value:
-        """x * 2^n for f32 lanes, n whole and at most 127; 0 where n is below -126."""
+        """x * 2^n for f32 lanes, n whole and at most 127; 0 may be said where n is below -126."""
         power = (maximum(n, -127.0).to(i32) + 127) << 23
         return x * power.bits(x.type)
 

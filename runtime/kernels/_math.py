@@ -11,7 +11,8 @@ def exp(x: Value) -> Value:
 
     Source: Cephes expf: x = n ln 2 + r, then a polynomial in r.
     """
-    x = maximum(minimum(x, 88.0), -87.0)
+    # In this order, or what is no number would become one.
+    x = maximum(const(x.type, -87.0), minimum(const(x.type, 88.0), x))
     n = target().round_even(x * 1.4426950408889634)
     r = fma(n, const(x.type, -0.693359375), x)
     r = fma(n, const(x.type, 2.12194440e-4), r)
@@ -24,7 +25,7 @@ def exp(x: Value) -> Value:
 
 
 def exp2(x: Value) -> Value:
-    """2^x for f32 lanes up to 0, within 2 units of the last place; 0 below -127.
+    """2^x for f32 lanes up to 0, within 3 units of the last place; 0 below -127.
 
     x = n + r; the polynomial in r has the least largest relative error of its degree, 7.5e-8.
     """
