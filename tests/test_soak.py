@@ -11,7 +11,7 @@ import pytest
 
 from ggq.runtime.model import Model
 from ggq.runtime.session import Session
-from tests.bench.soak import Job, Result, differences, growth, soak, work
+from tests.bench.soak import Job, Result, differences, growth, order, soak, work
 from tests.models import TINY
 
 LLAMA = replace(TINY["llama"], config=TINY["llama"].config | {"num_hidden_layers": 2})
@@ -38,6 +38,13 @@ def test_many_prompts_in_many_processes_beside_a_busy_one(path: str) -> None:
 def test_the_published_model_in_two_processes(smollm2: Path) -> None:
     results = soak(jobs(str(smollm2), 5, [1, 2]), hogs=0)
     assert differences(results) == []
+
+
+def test_parts_of_a_soak_are_all_of_it() -> None:
+    whole, *parts = (order(Job("", 0, 1, n, 8, first)) for n, first in ((10, 1), (4, 1), (7, 4)))
+    assert sorted(whole) == list(range(10))
+    assert [part[0] for part in parts] == [0, 0]
+    assert sorted(parts[0][1:] + parts[1][1:]) == sorted(whole[1:])
 
 
 def keep_sessions(job: Job) -> Result:

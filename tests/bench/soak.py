@@ -3,6 +3,7 @@
 Every process has all prompts, in an order and with a number of threads of its own, and sessions
 that are new or have had other texts before. All must say the same, to the last bit of the logits,
 and none may come to hold more memory, threads or files than it had after its first prompts.
+A long soak can be done in parts: --first tells the number of a part's first prompt.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ SEED = 20
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does: `new_tokens` greedy tokens after each of `prompts` prompts."""
+    """What one process does: `new_tokens` greedy tokens after each of `prompts` prompts.
+
+    They are the longest prompt and those from number `first` on.
+    """
 
     model: str
     number: int
     threads: int
     prompts: int
     new_tokens: int
+    first: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def prompt(index: int, n_vocab: int) -> list[int]:
 
 def order(job: Job) -> list[int]:
     """The longest prompt first, that all memory there is use for is used from then on."""
-    others = np.random.default_rng([SEED, job.number]).permutation(np.arange(1, job.prompts))
+    others = np.arange(job.first, job.first + job.prompts - 1)
+    others = np.random.default_rng([SEED, job.number]).permutation(others)
     return [0, *map(int, others)]
 
 
@@ -156,6 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=1, help="number of the first prompt")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--threads", default="1,2,3,4", help="of the processes, in turns")
@@ -164,7 +171,10 @@ def main() -> int:
     args = parser.parse_args()
     threads = islice(cycle(map(int, args.threads.split(","))), args.processes)
     results = soak(
-        [Job(args.model, i, n, args.prompts, args.new_tokens) for i, n in enumerate(threads)],
+        [
+            Job(args.model, i, n, args.prompts, args.new_tokens, args.first)
+            for i, n in enumerate(threads)
+        ],
         args.hogs,
     )
     faults = differences(results)
