@@ -89,10 +89,10 @@ def coded_unsigned(b: Lanes, top: int) -> Iterator[Block]:
     for block in b.each():
         block.put("d", scales.lane(block.lane))
         block.put("m", minima.lane(block.lane))
-        for i in range(0, SIZE, block.step):
-            rise = block.x(i) - origin.lane(block.lane)
+        for first in range(0, SIZE, block.step):
+            rise = block.x(first) - origin.lane(block.lane)
             code = (rise * inverse.lane(block.lane) + 0.5).to(i32)
-            block.set_codes(i, minimum(code, top))
+            block.set_codes(first, minimum(code, top))
         yield block
 
 
