@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggq.cli_support import printable, run
-from ggq.convert.cli_options import (
-    BLAS_THREADS,
+from ggq.convert.cli_defaults import (
+    BEST_WITHOUT_DATA,
     DEFAULT_TYPE,
-    PROG,
+    PLAIN,
+    asks_for_calibration,
     budgets,
+    insists_on_calibration,
     needs_calibration,
-    parser,
-    refuse_conflicts,
-    settings,
 )
+from ggq.convert.cli_options import BLAS_THREADS, PROG, parser, refuse_conflicts, settings
+from ggq.errors import UsageError
 from ggq.runtime.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ggq.convert.mixtures.recipe import Options
     from ggq.convert.sources.tensor_source import Source
     from ggq.convert.ways.prepared import Prepared
+    from ggq.convert.ways.settings import Settings
     from ggq.shards import Split
 
 
@@ -50,7 +52,7 @@ def _convert(args: argparse.Namespace, blas_threads: str | None) -> int:
     for note in source.notes:
         _say(f"note: {note}")
     imatrix = _imatrix(args.imatrix, source)
-    plan = _plan(args, source, imatrix)
+    plan = _plan(args, source, imatrix, calibrates=needs_calibration(args))
     if args.dry_run:
         return _print_plan(plan, imatrix, args)
     if not args.allow_requantize:
@@ -59,12 +61,15 @@ def _convert(args: argparse.Namespace, blas_threads: str | None) -> int:
         return _write(args, _prepared(args, source, plan, imatrix, stack))
 
 
-def _plan(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Plan:
+def _plan(
+    args: argparse.Namespace, source: Source, imatrix: Imatrix | None, *, calibrates: bool
+) -> Plan:
     from ggq.convert.mixtures.plan import make_plan
     from ggq.convert.mixtures.presets import preset
 
     infos = [tensor.info for tensor in source.tensors]
-    options = _options(args, source, imatrix)
+    has_imatrix = calibrates or (imatrix is not None and bool(imatrix.values))
+    options = _options(args, source, has_imatrix)
     chosen = preset(args.type or DEFAULT_TYPE)
     if budgets(args):
         from ggq.convert.alloc.start import largest_preset_within
@@ -81,17 +86,40 @@ def _prepared(
     imatrix: Imatrix | None,
     stack: ExitStack,
 ) -> Prepared:
-    from ggq.convert.ways.data_free import BEST, prepare_data_free
+    from ggq.convert.ways.data_free import prepare_data_free
 
     wishes = settings(args)
     if needs_calibration(args):
-        from ggq.convert.ways.calibrated import affordable, prepare_calibrated
+        reason = _reason_against(args, wishes, source, plan)
+        if reason is None:
+            from ggq.convert.ways.calibrated import prepare_calibrated
 
-        if affordable(wishes, source, plan, effort_is_given=args.effort is not None, say=_say):
             return prepare_calibrated(wishes, source, plan, stack, _say)
-        wishes = replace(wishes, method=BEST)
-
+        _say(reason)
+        wishes = replace(
+            wishes, method=BEST_WITHOUT_DATA, alloc=PLAIN.alloc, transform=PLAIN.transform
+        )
+        plan = _plan(args, source, imatrix, calibrates=False)
     return prepare_data_free(wishes, source, plan, imatrix)
+
+
+def _reason_against(
+    args: argparse.Namespace, wishes: Settings, source: Source, plan: Plan
+) -> str | None:
+    """Why not to calibrate. Raises UsageError where nothing else gives what is asked for."""
+    from ggq.convert.ways.affordable import cannot_run, too_long
+
+    instead = f"method {BEST_WITHOUT_DATA} instead, which needs none"
+    if not asks_for_calibration(args) and (reason := cannot_run(source)):
+        return f"{reason}: {instead}"
+    given = args.effort is not None
+    reason = too_long(wishes, source, plan, effort_is_given=given, say=_say)
+    if reason is None:
+        return None
+    more = shlex.join([*sys.argv, "--effort", "normal"])
+    if insists_on_calibration(args):
+        raise UsageError(f"{reason}; to do so: {more}")
+    return f"{reason}: {instead}; for the better file: {more}"
 
 
 def _write(args: argparse.Namespace, prepared: Prepared) -> int:
@@ -132,7 +160,7 @@ def _report(args: argparse.Namespace, prepared: Prepared, written: Path) -> None
     write_report(Path(args.report), account)
 
 
-def _options(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) -> Options:
+def _options(args: argparse.Namespace, source: Source, has_imatrix: bool) -> Options:
     from ggq.blocks import by_name
     from ggq.convert.mixtures.overrides import parse_override
     from ggq.convert.mixtures.presets import target_type
@@ -145,7 +173,7 @@ def _options(args: argparse.Namespace, source: Source, imatrix: Imatrix | None) 
         output=target_type(output) if output else None,
         token_embedding=target_type(embedding) if embedding else None,
         leave_output=args.leave_output_tensor,
-        has_imatrix=needs_calibration(args) or (imatrix is not None and bool(imatrix.values)),
+        has_imatrix=has_imatrix,
         allow_fallback=not args.no_fallback,
         kept=by_name("F32") if source.is_checkpoint else None,
     )

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from ggq.cli_support import Parser
 from ggq.convert.alloc.budget import Budget, max_kld, target_bpw, target_size
+from ggq.convert.cli_defaults import (
+    CALIBRATED_METHODS,
+    DEFAULT,
+    DEFAULT_TYPE,
+    budgets,
+    combination,
+    needs_calibration,
+)
 
 if TYPE_CHECKING:
     from ggq.convert.ways.settings import Settings
 
 PROG = "ggq-convert"
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-DEFAULT_TYPE = "q4_k"
-DEFAULT_METHOD = "llama"  # what a run without --method does
 METHODS = ("llama", "rtn", "hqq", "imatrix", "gptq", "guided")
 TRANSFORMS = ("none", "awq", "smooth", "permute", "auto")
 ALLOCATIONS = ("preset", "fisher")
 EFFORTS = ("fast", "normal", "max")
-CALIBRATED_METHODS = ("imatrix", "gptq", "guided")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -52,7 +57,7 @@ def _add_size(add: Any) -> None:
 
 def _add_quality(add: Any) -> None:
     add("--compat", choices=["llama"], help="write what llama-quantize writes, byte for byte")
-    add("--method", choices=METHODS, help=f"how weights are rounded; default {DEFAULT_METHOD}")
+    add("--method", choices=METHODS, help=f"how weights are rounded; default {DEFAULT.method}")
     add("--alloc", choices=ALLOCATIONS, help="types from llama-quantize's tables or by prediction")
     add(
         "--transform", choices=TRANSFORMS, help="rearrange weights first without changing the model"
@@ -147,40 +152,17 @@ def refuse_conflicts(args: argparse.Namespace) -> None:
         raise UsageError("--workdir keeps what calibration computes; this run does not calibrate")
 
 
-def budgets(args: argparse.Namespace) -> list[str]:
-    """The options among --target-size, --target-bpw and --max-kld that were given."""
-    given = {
-        "--target-size": args.target_size,
-        "--target-bpw": args.target_bpw,
-        "--max-kld": args.max_kld,
-    }
-    return [option for option, value in given.items() if value is not None]
-
-
-def needs_calibration(args: argparse.Namespace) -> bool:
-    """Whether text must be run through the model."""
-    method = args.method or DEFAULT_METHOD
-    return bool(
-        (method in CALIBRATED_METHODS and not (method == "imatrix" and args.imatrix))
-        or args.alloc == "fisher"
-        or budgets(args)
-        or args.transform not in (None, "none")
-        or args.save_imatrix
-        or args.calib
-        or args.calib_tokens
-    ) and not (args.no_calib or args.compat)
-
-
 def settings(args: argparse.Namespace) -> Settings:
     """What the options ask for, defaults filled in."""
     from pathlib import Path
 
     from ggq.convert.ways.settings import Settings
 
+    chosen = combination(args)
     return Settings(
-        method=args.method or DEFAULT_METHOD,
-        transform=args.transform or "none",
-        alloc=args.alloc or ("fisher" if budgets(args) else "preset"),
+        method=chosen.method,
+        transform=chosen.transform,
+        alloc=chosen.alloc,
         budget=Budget(args.target_size, args.target_bpw, args.max_kld),
         calib=tuple(args.calib or ["builtin"]),
         calib_tokens=args.calib_tokens,

@@ -125,7 +125,8 @@ def main(system: str, source: str, target: str, type_name: str) -> None:
     from ggq.convert.cli import main as convert
 
     for _ in range(2):
-        sys.argv = ["ggq-convert", source, target, "--type", type_name, "--quiet", "--debug"]
+        options = ["--type", type_name, "--compat", "llama", "--quiet", "--debug"]
+        sys.argv = ["ggq-convert", source, target, *options]
         if convert():
             sys.exit("the conversion failed")
 

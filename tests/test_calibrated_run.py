@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ggq.convert.alloc.costs import KnownCosts
+from ggq.convert.alloc.held_out import CHOOSING, DECIDING, HeldOut
+from ggq.convert.eval import Chunks, evaluate
 from ggq.convert.imatrix import read_imatrix
-from ggq.convert.mixtures.plan import PlannedTensor
+from ggq.convert.mixtures.plan import PlannedTensor, make_plan
+from ggq.convert.mixtures.presets import preset
+from ggq.convert.mixtures.recipe import Options
+from ggq.convert.sources.open import open_source
+from ggq.convert.ways.reference_file import write_candidate
+from ggq.convert.writing.encoders import Encoder
 from ggq.convert.writing.rows_store import RowsStore
 from ggq.reader import Reader
 from tests.convert_tool import Tool
@@ -126,6 +134,40 @@ def test_the_smallest_file_within_a_divergence(
     assert "1e-09" in tool.error
 
 
+def test_the_transform_that_measures_best(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.gguf"
+    assert tool(model, out, *options, "--method", "gptq", "--transform", "auto") == 0
+    with Reader(out) as reader:
+        found = reader.metadata["ggq.transform.found"]
+    names = ["none", "permute", "awq", "smooth", r"awq\+permute"]
+    ratios = ", ".join(rf"{name} x \d+\.\d+" for name in names)
+    assert re.fullmatch(rf"\S+ of {ratios}", found)
+
+
+def test_what_is_held_out_is_measured_against_the_model_as_it_was(
+    model: Path, tmp_path: Path
+) -> None:
+    source = open_source(str(model))
+    infos = [tensor.info for tensor in source.tensors]
+    tokens = np.random.default_rng(0).integers(0, 200, (3, 64), np.int32)
+    held_out = HeldOut(tmp_path, source, tokens, 1, False)
+    copy, coarse = (
+        make_plan(source.metadata, infos, preset(name), Options()) for name in ("COPY", "Q4_0")
+    )
+    for half, pieces in ((CHOOSING, 2), (DECIDING, 1)):
+        same = held_out.divergences(source, copy, Encoder(), half)
+        assert len(same) == pieces * 31
+        assert np.abs(same).max() < 1e-5
+        rounded = held_out.divergences(source, coarse, Encoder(), half)
+        candidate = tmp_path / "q4_0.gguf"
+        write_candidate(source, coarse, candidate, Encoder(), 1)
+        wanted = evaluate(candidate, model, Chunks(tokens[half::2]), threads=1).kld
+        np.testing.assert_allclose(rounded, wanted, rtol=1e-3, atol=1e-6)
+        assert rounded.mean() > 100 * np.abs(same).mean()
+
+
 def test_costs_survive_a_cut_line(tmp_path: Path) -> None:
     path = tmp_path / "costs.jsonl"
     known = KnownCosts(path)
@@ -161,9 +203,9 @@ def test_text_written_by_the_model_itself(tool: Tool, model: Path, tmp_path: Pat
 def test_what_takes_long_is_not_begun_unasked(
     tool: Tool, model: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ggq.convert.ways import calibrated
+    from ggq.convert.ways import affordable
 
-    monkeypatch.setattr(calibrated, "estimate_seconds", lambda *_: 7200.0)
+    monkeypatch.setattr(affordable, "estimate_seconds", lambda *_: 7200.0)
     out = tmp_path / "out.gguf"
     at = options.index("--effort")
     unset = options[:at] + options[at + 2 :]

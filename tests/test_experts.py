@@ -44,7 +44,8 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experts")
     source, out = WIDE.write_gguf(folder / "wide.gguf"), folder / "q4.gguf"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["ggq-convert", str(source), str(out), "--type", "q4_k", "-q"])
+        options = ["--type", "q4_k", "--compat", "llama", "-q"]
+        patch.setattr("sys.argv", ["ggq-convert", str(source), str(out), *options])
         assert cli.main() == 0
     return out
 

@@ -86,7 +86,8 @@ def is_gemma_norm(name: str, key: str) -> bool:
 def assert_converts_like_the_reference(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
     """The exported folder, by llama.cpp's own converter and llama-quantize."""
     out = folder.parent / "out.gguf"
-    assert run(cli.main, patch, folder, out, "--type", "q4_k", "--quiet") == 0
+    how = ["--type", "q4_k", "--compat", "llama", "--quiet"]
+    assert run(cli.main, patch, folder, out, *how) == 0
     assert sha256(out) == REFERENCE[f"exported {name}"]["files"]["Q4_K_M"]
 
 

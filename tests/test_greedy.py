@@ -99,7 +99,8 @@ def files(
         if case.model != "widened_smollm2":
             source = write_f32(path, folder / "source.gguf")
         path = folder / "written.gguf"
-        command = [sys.executable, "-c", CONVERT, str(source), str(path), "--type", "q4_k", "-q"]
+        how = ["--type", "q4_k", "--compat", "llama", "-q"]
+        command = [sys.executable, "-c", CONVERT, str(source), str(path), *how]
         subprocess.run(command, check=True)
     exact = write_f32(path, folder / "exact.gguf") if case.rounded else path
     yield Files(case, path, exact)

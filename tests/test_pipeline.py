@@ -235,7 +235,7 @@ def test_memory_is_bounded_by_chunks(tmp_path: Path) -> None:
     )
     small = sparse_model(tmp_path / "small.gguf", 1, 1)
     out = tmp_path / "out.gguf"
-    options = ["--type", "q4_0", "--quiet", "--threads", "2"]
+    options = ["--type", "q4_0", "--compat", "llama", "--quiet", "--threads", "2"]
     done = subprocess.run(
         [sys.executable, "-c", code, str(small), str(path), str(out), *options],
         cwd=ROOT,

@@ -11,6 +11,7 @@ SMALL_LADDER = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # for rows no
 # Slower to multiply by, and worth it only where the k-quants end.
 LOW_LADDER = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 LOW_BITS = 3.0
+HEAD_SPAN = 2.0  # bits from the limit that types of the head are tried: all its rows are rounded
 HELD_RULES = ("--tensor-type", "--output-tensor-type", "--token-embedding-type", "kept:", "lattice")
 
 
@@ -19,10 +20,24 @@ def is_held(tensor: PlannedTensor) -> bool:
     return not is_quantized(tensor.type) or tensor.rule.startswith(HELD_RULES)
 
 
-def candidates(plan: Plan, bits_per_weight: float) -> dict[str, list[BlockType]]:
-    """Tensor name -> types it may get under a limit of so many bits; one type where it is held."""
+def candidates(
+    plan: Plan, bits_per_weight: float, head: str | None = None
+) -> dict[str, list[BlockType]]:
+    """Tensor name -> types it may get under a limit of so many bits; one type where it is held.
+
+    `head`: the tensor that makes the logits, if few types of it are to be tried.
+    """
     low = bits_per_weight < LOW_BITS
-    return {tensor.name: _of(tensor, low) for tensor in plan.tensors}
+    found = {tensor.name: _of(tensor, low) for tensor in plan.tensors}
+    for tensor in plan.tensors:
+        if tensor.name == head:
+            near = (type for type in found[head] if _is_near(type, bits_per_weight))
+            found[head] = list(dict.fromkeys([*near, tensor.type]))
+    return found
+
+
+def _is_near(type: BlockType, bits_per_weight: float) -> bool:
+    return abs(type.bits_per_weight - bits_per_weight) <= HEAD_SPAN
 
 
 def _of(tensor: PlannedTensor, low: bool) -> list[BlockType]:

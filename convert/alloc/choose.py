@@ -46,8 +46,10 @@ def choose_types(
     limit = tensor_bytes(wishes.budget, store.source.metadata, plan)
     if limit is None:
         limit = plan.total_bytes - KEYS_BYTES
-    menu = candidates(plan, 8 * limit / plan.n_weights)
-    table = cost_table(plan, menu, store, _head(store.source), wishes.progress)
+    head = _head(store.source)
+    within_bytes = wishes.budget.max_kld is None
+    menu = candidates(plan, 8 * limit / plan.n_weights, head if within_bytes else None)
+    table = cost_table(plan, menu, store, head, wishes.progress)
     allocator = Allocator(plan, table)
     if wishes.budget.max_kld is not None:
         best = _within_kld(allocator, wishes.budget.max_kld, judge, account, say)
@@ -66,7 +68,7 @@ def _within_bytes(
 ) -> Allocation:
     best, kept = allocator.within_bytes(limit), 0
     if wishes.effort.swaps:
-        best, _, kept = swapped(allocator, limit, judge.swaps, wishes.effort.swaps)
+        best, _, kept = swapped(allocator, limit, judge.swaps, wishes.effort.swaps, say)
     measured = judge.result(best.plan)
     preset = allocator.of_preset()
     of_preset = (

@@ -3,7 +3,7 @@
 Around the model itself the divergence is a quadratic form whose matrix is Fisher's information, so
 an error dW of one matrix costs E[(g . dW x)^2] / 2, x its inputs and g the gradient of the log
 probability of a token drawn from the model (Amari 2016, "Information Geometry", ch. 12). dW is the
-real error of the method in use, on a sample of rows.
+real error of the method in use, on a sample of rows; of the output matrix on all of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cost_table(
     def missing(tensor: PlannedTensor) -> dict[str, float]:
         types = [type for type in menu[tensor.name] if type.name not in known.of(tensor.name)]
         costs = _head_costs if tensor.name == head else _matrix_costs
-        found = costs(store, store.tensors[tensor.name], types) if types else []
+        found = costs(store, tensor, types) if types else []
         return {type.name: cost for type, cost in zip(types, found, strict=True)}
 
     total = sum(tensor.n_weights for tensor in tensors)
@@ -105,8 +105,9 @@ def _nbytes(tensor: PlannedTensor, type: BlockType) -> int:
 
 
 def _matrix_costs(
-    store: RowsStore, tensor: TensorSource, types: Sequence[BlockType]
+    store: RowsStore, planned: PlannedTensor, types: Sequence[BlockType]
 ) -> list[float]:
+    tensor = store.tensors[planned.name]
     shape = tensor.info.shape
     height = shape[-2] if len(shape) > 2 else tensor.n_rows
     experts = range(tensor.n_rows // height) if len(shape) > 2 else [None]
@@ -139,21 +140,27 @@ def _expert_costs(
     return costs
 
 
-def _head_costs(store: RowsStore, tensor: TensorSource, types: Sequence[BlockType]) -> list[float]:
-    """The head's error acts on the logits directly; gptq's share of it is learned from a sample."""
-    stats, prepared = store.prepared(tensor.info.name)
-    head = HeadCost(tensor, stats.inputs)
-    rows = sampled_rows(tensor.n_rows, tensor.group)
-    w = np.concatenate([tensor.floats(r.start, r.stop) for r in rows])
-    hessian = stats.hessian
-    costs = []
-    for type in types:
-        plain = type.dequantize(type.quantize(w, prepared.importance, threads=1)) - w
-        method = covering(store.method, type)
-        kept = type.dequantize(method.quantize(w, type, prepared, threads=1)) - w
-        share = np.vdot(kept @ hessian, kept) / max(np.vdot(plain @ hessian, plain), 1e-30)
-        costs.append(head.cost(type, prepared.importance) * float(share))
-    return costs
+def _head_costs(
+    store: RowsStore, planned: PlannedTensor, types: Sequence[BlockType]
+) -> list[float]:
+    """The head's error acts on the logits directly, so all its rows are rounded."""
+    tensor = store.tensors[planned.name]
+    head = HeadCost(tensor, store.known.of(planned.name).inputs)
+
+    def cost(type: BlockType) -> float:
+        as_type = planned.as_type(type, "tried")
+        if as_type.copied:
+            return 0.0
+        store.fill([as_type], progress=False)
+
+        def errors(start: int, stop: int) -> F32:
+            rows = store.ready(as_type, start, stop)
+            assert rows is not None, "was just made"
+            return type.dequantize(np.ascontiguousarray(rows)) - tensor.floats(start, stop)
+
+        return head.cost(errors)
+
+    return [cost(type) for type in types]
 
 
 def sampled_rows(height: int, group: int) -> list[range]:

@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from ggq.convert.eval import Chunks, evaluate
+from ggq.convert.alloc.held_out import CHOOSING, DECIDING, F64, HeldOut
 from ggq.convert.mixtures.plan import Plan
-from ggq.convert.sources.tensor_source import Source
-from ggq.convert.ways.reference_file import reference_file, write_candidate
 from ggq.convert.writing.encoders import Encoder
 from ggq.convert.writing.rows_store import RowsStore
 
-F64 = npt.NDArray[np.float64]
-I32 = npt.NDArray[np.int32]
 
-
-@dataclass
+@dataclass(frozen=True)
 class Judge:
-    """Measures plans: KL divergence from the model as it was, token by token of text held out.
+    """Measures plans for the source of `store`, whose rows `encoder` gives."""
 
-    `original` is that model, `source` the one that is written (the same, or rearranged). Every
-    other piece of `held_out` i32[n, tokens] judges swaps, the rest what comes out of them, so that
-    choosing among many does not flatter the choice.
-    """
-
-    folder: Path
-    original: Source
-    source: Source
-    encoder: Encoder
     store: RowsStore
-    held_out: I32
-    progress: bool
+    encoder: Encoder
+    held_out: HeldOut
 
     def swaps(self, plan: Plan) -> F64:
-        """Divergences on the pieces that choose."""
-        return self._measure(plan, self.held_out[0::2])
+        """Divergences on the half that chooses."""
+        return self._measure(plan, CHOOSING)
 
     def result(self, plan: Plan) -> F64:
-        """Divergences on the pieces that nothing was chosen by."""
-        return self._measure(plan, self.held_out[1::2])
+        """Divergences on the half that nothing was chosen by."""
+        return self._measure(plan, DECIDING)
 
-    def _measure(self, plan: Plan, pieces: I32) -> F64:
-        self.store.fill(plan.tensors, self.progress)
-        candidate = self.folder / "candidate.gguf"
-        try:
-            threads = self.store.threads
-            write_candidate(self.source, plan, candidate, self.encoder, threads)
-            reference = reference_file(self.original, self.folder, threads)
-            return evaluate(candidate, reference, Chunks(pieces), threads=threads).kld
-        finally:
-            candidate.unlink(missing_ok=True)
+    def _measure(self, plan: Plan, half: int) -> F64:
+        self.store.fill(plan.tensors, self.held_out.progress)
+        return self.held_out.divergences(self.store.source, plan, self.encoder, half)

@@ -4,13 +4,15 @@ half the variance of dz under the model's own probabilities, to second order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
-from ggq.blocks import BlockType
 from ggq.convert.sources.tensor_source import TensorSource
 
 F32 = npt.NDArray[np.float32]
+Errors = Callable[[int, int], F32]  # of rows start .. stop, f32[stop - start, C]
 
 TOKENS = 256
 ROWS = 4096
@@ -26,29 +28,26 @@ class HeadCost:
         step = max(1, len(inputs) // TOKENS)
         self._inputs = np.ascontiguousarray(inputs[::step][:TOKENS])
         self._tensor = tensor
-        logits = self._logits(None, None)
+        logits = self._logits(tensor.floats)
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
         self._probabilities = logits
 
-    def cost(self, type: BlockType, importance: F32 | None) -> float:
-        """Nats a token that plain rounding to `type` costs."""
-        shift = self._logits(type, importance)
+    def cost(self, errors: Errors) -> float:
+        """Nats a token that errors of the weights cost."""
+        shift = self._logits(errors)
         weighted = self._probabilities * shift
         mean = weighted.sum(axis=1, dtype=np.float64)
         square = np.einsum("tv,tv->t", weighted, shift, dtype=np.float64)
         return float(np.mean(square - mean * mean) / 2)
 
-    def _logits(self, type: BlockType | None, importance: F32 | None) -> F32:
-        """f32[tokens, V]: x W^T, or x dW^T of rounding to a type."""
+    def _logits(self, weights: Errors) -> F32:
+        """f32[tokens, V]: x W^T."""
         rows, group = self._tensor.n_rows, self._tensor.group
         out = np.empty((len(self._inputs), rows), np.float32)
         step = max(1, ROWS // group) * group
         for start in range(0, rows, step):
             stop = min(rows, start + step)
-            w = self._tensor.floats(start, stop)
-            if type is not None:
-                w = type.dequantize(type.quantize(w, importance, threads=1)) - w
-            out[:, start:stop] = self._inputs @ w.T
+            out[:, start:stop] = self._inputs @ weights(start, stop).T
         return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ggq.blocks import BlockType
@@ -73,6 +73,10 @@ class PlannedTensor:
     def wanted_bits(self) -> float:
         """Bits the tensor would have, had its shape allowed the wanted type."""
         return self.n_weights * self.decision.wanted.bits_per_weight
+
+    def as_type(self, type: BlockType, rule: str) -> PlannedTensor:
+        """The same tensor in another type."""
+        return PlannedTensor(replace(self.decision, type=type, wanted=type, rule=rule))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -71,6 +72,19 @@ class Fold:
 
     def __bool__(self) -> bool:
         return bool(self.changes)
+
+    @property
+    def digest(self) -> str:
+        """Tells a fold from all others; empty for one that changes nothing."""
+        if not self:
+            return ""
+        digest = hashlib.sha256()
+        for key in sorted(self.changes, key=repr):
+            change = self.changes[key]
+            digest.update(repr(key).encode())
+            for values in (change.factors, change.order):
+                digest.update(b"none" if values is None else np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     def then(self, later: Fold) -> Fold:
         """Both folds as one, this one first."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ggq.convert.methods import Method
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types
 from ggq.convert.transforms._channels import Axis, Part
@@ -37,6 +38,8 @@ class Auto(Transform):
         source: Source,
         types: Types,
         judge: Judge | None = None,
+        *,
+        method: Method | None = None,
     ) -> Fold:
         """The best fold, which may be none.
 
@@ -45,14 +48,18 @@ class Auto(Transform):
         the errors of all outputs on sampled tokens by which no search chose a scale.
         """
         given = self.required(calibration)
-        folds, names = [Fold()], ["none"]
+        searched: dict[str, Fold] = {"none": Fold()}
         for chain in CANDIDATES:
-            fold, seen_source, seen = Fold(), source, given
+            fold, name = Fold(), ""
             for transform in chain:
-                fold = fold.then(transform.search(seen, seen_source, types))
-                seen_source, seen = fold.apply(source), fold.calibration(given)
-            folds.append(fold)
-            names.append("+".join(transform.name for transform in chain))
+                name = f"{name}+{transform.name}".removeprefix("+")
+                if name not in searched:
+                    seen, changed = fold.calibration(given), fold.apply(source)
+                    searched[name] = fold.then(
+                        transform.search(seen, changed, types, method=method)
+                    )
+                fold = searched[name]
+        folds, names = list(searched.values()), list(searched)
         costs = judge(folds) if judge else predicted_costs(folds, source, given, types)
         best = int(np.argmin(costs))
         if costs[best] > MARGIN * costs[0]:

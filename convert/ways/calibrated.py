@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from ggq.convert.alloc.choose import choose_types
 from ggq.convert.alloc.gate import Judge
+from ggq.convert.alloc.held_out import HeldOut
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.collect import collect
 from ggq.convert.calibrate.importance import save_imatrix
@@ -22,43 +21,19 @@ from ggq.convert.methods import Options as MethodOptions
 from ggq.convert.mixtures.plan import Plan
 from ggq.convert.reports.account import Account, TensorAccount
 from ggq.convert.sources.tensor_source import Source
-from ggq.convert.ways.data_free import BEST
-from ggq.convert.ways.estimate import estimate_seconds
+from ggq.convert.transforms import Fold
+from ggq.convert.transforms import by_name as transform
+from ggq.convert.transforms.auto import Auto
+from ggq.convert.ways.fold_judge import FoldJudge
 from ggq.convert.ways.prepared import Prepared
 from ggq.convert.ways.reference_file import reference_file
 from ggq.convert.ways.settings import Settings
 from ggq.convert.writing.encoders import Encoder, LatticeEncoder
 from ggq.convert.writing.pipeline import available_threads
 from ggq.convert.writing.progress import Share
-from ggq.convert.writing.rows_store import Known, RowsStore
-from ggq.errors import UsageError
+from ggq.convert.writing.rows_store import RowsStore
 
 Say = Callable[[str], None]
-
-LONG_SECONDS = 1800.0
-
-
-def affordable(
-    wishes: Settings, source: Source, plan: Plan, *, effort_is_given: bool, say: Say
-) -> bool:
-    """Whether to calibrate, saying how long it will take.
-
-    More than half an hour is spent only with --effort. Raises UsageError where nothing but
-    calibration can give what is asked for.
-    """
-    seconds = estimate_seconds(wishes, source, plan)
-    if effort_is_given or seconds <= LONG_SECONDS:
-        say(f"this will take about {_duration(seconds)}")
-        return True
-    more = shlex.join([*sys.argv, "--effort", "normal"])
-    if wishes.alloc == "fisher":
-        raise UsageError(f"calibration would take about {_duration(seconds)}; to do so: {more}")
-    say(
-        f"calibration would take about {_duration(seconds)}: method {BEST} instead,"
-        f" which needs none;"
-        f" for the better file: {more}"
-    )
-    return False
 
 
 def prepare_calibrated(
@@ -69,7 +44,7 @@ def prepare_calibrated(
     What is computed lies in the workdir, or in a temporary folder that `stack` removes.
     """
     folder = _folder(wishes, stack)
-    judged = wishes.effort.held_out_tokens if wishes.alloc == "fisher" else 0
+    judged = wishes.effort.held_out_tokens if _is_judged(wishes) else 0
     threads = wishes.threads or available_threads()
 
     def write(sequences: int) -> I32:
@@ -89,30 +64,44 @@ def prepare_calibrated(
     )
     if wishes.save_imatrix is not None:
         save_imatrix(calibration, wishes.save_imatrix, datasets=wishes.calib)
-    folded, known = _folded(wishes, source, calibration, plan)
+    held_out = HeldOut(folder, source, texts.held_out, threads, wishes.progress)
+
+    def store_of(fold: Fold, passed_over: frozenset[str] = frozenset()) -> RowsStore:
+        rows = folder / f"rows-{_identity(wishes, calibration, fold)}"
+        known = fold.calibration(calibration)
+        return RowsStore(
+            rows, fold.apply(source), known, method, _options(wishes), threads, passed_over
+        )
+
+    fold = Fold()
+    if wishes.transform != "none":
+        judge_folds = FoldJudge(plan, calibration, held_out, store_of)
+        fold = _searched(wishes, source, calibration, plan, judge_folds, say)
     on_grid: frozenset[str] = frozenset()
     if wishes.lattice:
         from ggq.convert.ways.on_lattice import keep_lattices
 
-        plan, on_grid = keep_lattices(plan, folded)
-    rows = folder / f"rows-{_identity(wishes, calibration, plan)}"
-    store = RowsStore(rows, folded, known, method, _options(wishes), threads, on_grid)
+        plan, on_grid = keep_lattices(plan, fold.apply(source))
+    store = store_of(fold, on_grid)
     encoder: Encoder = LatticeEncoder(store, on_grid) if on_grid else store
-    account = Account(_facts(wishes, texts, on_grid))
+    account = Account(_facts(wishes, texts, fold, on_grid))
     predicted: dict[str, float] = {}
     if wishes.alloc == "fisher":
-        judge = Judge(folder, source, folded, encoder, store, texts.held_out, wishes.progress)
+        judge = Judge(store, encoder, held_out)
         chosen = choose_types(wishes, plan, store, judge, account, say)
         plan, predicted = chosen.plan, chosen.sensitivities
     store.fill(plan.tensors, wishes.progress)
     account.tensors = _accounts(plan, store, predicted)
-    return Prepared(folded, plan, encoder, account)
+    return Prepared(store.source, plan, encoder, account)
+
+
+def _is_judged(wishes: Settings) -> bool:
+    """Whether something will be measured on text held out."""
+    return wishes.alloc == "fisher" or wishes.transform == "auto"
 
 
 def _needs_gradients(wishes: Settings) -> bool:
     """Whether the method, the allocation or the transform looks at gradients or single tokens."""
-    from ggq.convert.transforms import by_name as transform
-
     guided = by_name(wishes.method).needs == Needs.GRADIENTS or wishes.alloc == "fisher"
     return guided or (wishes.transform != "none" and transform(wishes.transform).needs_calibration)
 
@@ -124,31 +113,38 @@ def _folder(wishes: Settings, stack: ExitStack) -> Path:
     return wishes.workdir
 
 
-def _folded(
-    wishes: Settings, source: Source, calibration: Calibration, plan: Plan
-) -> tuple[Source, Known]:
-    if wishes.transform == "none":
-        return source, calibration
-    from ggq.convert.transforms import by_name as transform
-
+def _searched(
+    wishes: Settings,
+    source: Source,
+    calibration: Calibration,
+    plan: Plan,
+    judge: FoldJudge,
+    say: Say,
+) -> Fold:
+    """The fold of the transform asked for."""
+    say(f"searching transform {wishes.transform}")
     types = {tensor.name: tensor.type for tensor in plan.tensors}
-    fold = transform(wishes.transform).search(calibration, source, types)
-    return fold.apply(source), fold.calibration(calibration)
+    method = by_name(wishes.method)
+    if wishes.transform == Auto.name:
+        fold = Auto().search(calibration, source, types, judge, method=method)
+        say(f"transform {fold.notes[0]}")
+        return fold
+    return transform(wishes.transform).search(calibration, source, types, method=method)
 
 
-def _identity(wishes: Settings, calibration: Calibration, plan: Plan) -> str:
+def _identity(wishes: Settings, calibration: Calibration, fold: Fold) -> str:
     """Tells rows that were quantized alike from all others."""
-    types = [(tensor.name, tensor.type.name) for tensor in plan.tensors]
-    folded_for = "" if wishes.transform == "none" else repr(types)
-    text = f"{calibration.hash} {wishes.method} {wishes.effort.sweeps} {wishes.transform}"
-    return hashlib.sha256((text + folded_for).encode()).hexdigest()[:16]
+    text = f"{calibration.hash} {wishes.method} {wishes.effort.sweeps} {fold.digest}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _options(wishes: Settings) -> MethodOptions:
     return MethodOptions(sweeps=wishes.effort.sweeps)
 
 
-def _facts(wishes: Settings, texts: Texts, on_grid: frozenset[str]) -> dict[str, str | int | float]:
+def _facts(
+    wishes: Settings, texts: Texts, fold: Fold, on_grid: frozenset[str]
+) -> dict[str, str | int | float]:
     facts: dict[str, str | int | float] = {
         "method": wishes.method,
         "transform": wishes.transform,
@@ -158,6 +154,10 @@ def _facts(wishes: Settings, texts: Texts, on_grid: frozenset[str]) -> dict[str,
         "calibration.hash": texts.hash,
         "calibration.tokens": int(texts.calibration.size),
     }
+    if wishes.transform == Auto.name:
+        facts["transform.found"] = fold.notes[0]
+    elif wishes.transform != "none":
+        facts["transform.found"] = f"{len(fold.notes)} groups of channels changed"
     if on_grid:
         facts["lattice.tensors"] = len(on_grid)
     return facts
@@ -179,9 +179,3 @@ def _accounts(plan: Plan, store: RowsStore, predicted: dict[str, float]) -> list
             )
         )
     return found
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

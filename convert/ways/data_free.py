@@ -10,8 +10,6 @@ from ggq.convert.ways.prepared import Prepared
 from ggq.convert.ways.settings import Settings
 from ggq.convert.writing.encoders import Encoder, LatticeEncoder, MethodEncoder
 
-BEST = "hqq"  # of the methods that need no calibration
-
 
 def prepare_data_free(
     wishes: Settings, source: Source, plan: Plan, imatrix: Imatrix | None

@@ -12,12 +12,16 @@ from ggq.convert.ways.settings import Settings
 from ggq.convert.writing.pipeline import available_threads
 
 PROBE = 768  # size of the matrix product that is timed
+PROBES = 12  # times, in processor time: others may be at work
 # Products of the model's size a token: forward, backward and again forward, sums for Hessians.
 FORWARD, WITH_GRADIENTS = 2.0, 6.0
-MEASURED_SHARE = 0.45  # of the probe's speed that calibration reaches
-CODES_PER_SECOND = 1.3e6  # weights a core rounds with error feedback
-TABLE_ROUNDS = 1.5  # a table of costs takes as much rounding as so many whole models
-MEASURED_TOKENS_PER_GIGA = 600  # tokens a second and core, times 1e9 weights, that are evaluated
+MEASURED_SHARE = 0.5  # of the probe's speed that calibration reaches
+CODES_PER_SECOND = 1.6e6  # weights a core rounds with error feedback
+SEARCHES = {"none": 0.0, "permute": 0.3, "smooth": 0.2, "awq": 1.0, "auto": 3.5}
+# Rounds of the whole model beside the last one: a table of costs with the output matrix in all its
+# types, the preset's types; and what one swap makes anew.
+TABLE_ROUNDS, PRESET_ROUNDS, SWAP_ROUNDS = 1.5, 1.0, 0.25
+MEASURED_TOKENS_PER_GIGA = 120  # tokens a second and core, times 1e9 weights, that are evaluated
 
 
 def estimate_seconds(wishes: Settings, source: Source, plan: Plan) -> float:
@@ -31,19 +35,24 @@ def estimate_seconds(wishes: Settings, source: Source, plan: Plan) -> float:
     hessians = 2.0 * layers * 7 * columns * columns * (2 if guided else 1)
     calibrating = wishes.tokens * (per_weight * weights + hessians)
     seconds = calibrating / (MEASURED_SHARE * _products_per_second(threads))
-    rounds = (1 + TABLE_ROUNDS + 0.5) if wishes.alloc == "fisher" else 1.0
-    seconds += rounds * weights / (CODES_PER_SECOND * threads)
+    rounds = 1.0 + SEARCHES[wishes.transform]
+    measured = 0.0
     if wishes.alloc == "fisher":
-        measured = wishes.effort.held_out_tokens / 2 * (wishes.effort.swaps + 3)
-        seconds += measured * weights / 1e9 / (MEASURED_TOKENS_PER_GIGA * threads / 2)
+        rounds += TABLE_ROUNDS + PRESET_ROUNDS + SWAP_ROUNDS * wishes.effort.swaps
+        measured += wishes.effort.held_out_tokens / 2 * (wishes.effort.swaps + 5)
+    if wishes.transform == "auto":
+        measured += wishes.effort.held_out_tokens / 2 * 9
+    seconds += rounds * weights / (CODES_PER_SECOND * threads)
+    seconds += measured * weights / 1e9 / (MEASURED_TOKENS_PER_GIGA * threads)
     return seconds
 
 
 def _products_per_second(threads: int) -> float:
-    """Floating-point operations this machine's matrix products reach."""
+    """Floating-point operations this machine's matrix products reach when nothing else runs."""
     x = np.ones((PROBE, PROBE), np.float32)
-    x @ x
-    begin = time.perf_counter()
-    for _ in range(4):
+    fastest = float("inf")
+    for _ in range(PROBES):
+        begin = time.process_time()
         x @ x
-    return 4 * 2 * PROBE**3 / (time.perf_counter() - begin)
+        fastest = min(fastest, time.process_time() - begin)
+    return 2 * PROBE**3 * threads / max(fastest, 1e-9)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ggq import blocks
 from ggq.blocks import BlockType
 from ggq.convert.grids import grid_of
@@ -30,8 +28,7 @@ def keep_lattices(plan: Plan, source: Source) -> tuple[Plan, frozenset[str]]:
             planned.append(tensor)
             continue
         names.add(tensor.name)
-        decision = replace(tensor.decision, type=type, rule=RULE, wanted=type)
-        planned.append(PlannedTensor(decision))
+        planned.append(tensor.as_type(type, RULE))
     return Plan(plan.preset, tuple(planned)), frozenset(names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ggq.convert.imatrix import Imatrix
 from ggq.convert.mixtures.plan import Plan, make_plan
 from ggq.convert.mixtures.presets import preset
 from ggq.convert.mixtures.recipe import Options
@@ -26,8 +27,15 @@ def reference_file(source: Source, folder: Path, threads: int) -> Path:
     return path
 
 
-def write_candidate(source: Source, plan: Plan, path: Path, encoder: Encoder, threads: int) -> None:
+def write_candidate(
+    source: Source,
+    plan: Plan,
+    path: Path,
+    encoder: Encoder,
+    threads: int,
+    imatrix: Imatrix | None = None,
+) -> None:
     """Write a file to be measured, with no keys of the run."""
     infos = [tensor.info for tensor in source.tensors]
     metadata = output_metadata(source.metadata, plan.preset, infos)
-    convert(source, plan, metadata, path, encoder=encoder, threads=threads)
+    convert(source, plan, metadata, path, imatrix=imatrix, encoder=encoder, threads=threads)

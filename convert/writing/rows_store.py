@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ggq.atomic import PendingFile
 from ggq.blocks import BlockType
-from ggq.convert.methods import Method, Prepared, covering
+from ggq.convert.methods import Method, Needs, Prepared, covering
 from ggq.convert.methods import Options as MethodOptions
 from ggq.convert.mixtures.plan import PlannedTensor
 from ggq.convert.mixtures.presets import is_quantized
@@ -33,6 +33,7 @@ Rows = npt.NDArray[Any]
 
 CHUNK_WEIGHTS = 1 << 19
 LARGE_COLUMNS = 8192  # statistics of this many columns fill the memory one by one
+LOSS_ROWS = 128  # of a chunk that its loss is measured on, spread over it
 
 
 class Known(Protocol):
@@ -41,7 +42,9 @@ class Known(Protocol):
     @property
     def names(self) -> Iterable[str]: ...
 
-    def of(self, name: str, expert: int | None = None) -> Any: ...
+    def of(
+        self, name: str, expert: int | None = None, *, guided: bool = True, samples: bool = True
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,15 @@ class RowsStore(Encoder):
         found = json.loads(self._path(planned, ".json").read_text())
         return Loss(**found) if found else None
 
-    def prepared(self, name: str, expert: int | None = None) -> tuple[Any, Prepared]:
-        """(statistics, what the method prepares from them) of a tensor calibration knows."""
-        stats = self.known.of(name) if expert is None else self.known.of(name, expert)
+    def prepared(
+        self, name: str, expert: int | None = None, *, samples: bool = True
+    ) -> tuple[Any, Prepared]:
+        """(statistics, what the method prepares from them) of a tensor calibration knows.
+
+        Without `samples` the tokens that were kept one by one are not read.
+        """
+        guided = self.method.needs >= Needs.GRADIENTS
+        stats = self.known.of(name, expert, guided=guided, samples=samples)
         return stats, self.method.prepare(stats, self.options)
 
     def _mine(self, planned: PlannedTensor) -> bool:
@@ -165,17 +174,19 @@ class RowsStore(Encoder):
         if not self.knows(name):
             plain = [type.quantize(tensor.floats(c.start, c.stop), threads=1) for c in chunks]
             return np.concatenate(plain), None
-        stats, prepared = self.prepared(name, expert)
+        stats, prepared = self.prepared(name, expert, samples=False)
         method, hessian = covering(self.method, type), stats.hessian
         made = []
         sums = np.zeros(3)
         for chunk in chunks:
             w = tensor.floats(chunk.start, chunk.stop)
             made.append(method.quantize(w, type, prepared, threads=1))
+            some = slice(None, None, -(-len(w) // LOSS_ROWS))
+            w = np.ascontiguousarray(w[some])
             plain_rows = type.quantize(w, prepared.importance, threads=1)
             sums += [
                 _squares(type.dequantize(plain_rows) - w, hessian),
-                _squares(type.dequantize(made[-1]) - w, hessian),
+                _squares(type.dequantize(made[-1][some]) - w, hessian),
                 _squares(w, hessian),
             ]
         whole = max(sums[2], 1e-30)
