@@ -18,6 +18,7 @@ class Given:
     first: F32
     guided: F32 | None = None
     guided_first: F32 | None = None
+    outputs: tuple[F32, ...] = ()
 
     @property
     def square(self) -> F32:

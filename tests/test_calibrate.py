@@ -185,6 +185,43 @@ def test_guided_moments_weigh_tokens_by_their_gradients(tmp_path: Path) -> None:
             plain.fisher_cost(np.zeros((1, made.columns), np.float32))
 
 
+def test_second_moments_of_gradients_weigh_tokens_by_their_inputs(tmp_path: Path) -> None:
+    calibration = collect(source("llama3", tmp_path), tokens(), tmp_path / "work")
+    for name in calibration.names:
+        made = calibration.of(name)
+        assert made.inputs is not None
+        assert made.gradients is not None
+        if name in ("output.weight", "token_embd.weight"):
+            assert made.outputs == ()
+            continue
+        total = 0.0
+        # The samples are all later tokens, in order; two sequences are a batch.
+        for x, g in zip(np.split(made.inputs, 3), np.split(made.gradients, 3), strict=True):
+            norms, lengths = ((each.astype(np.float64) ** 2).mean(axis=1) for each in (x, g))
+            norms = np.minimum(norms / norms.mean(), 16)
+            shares = np.minimum(1, 16 * lengths.mean() / lengths)
+            total += (g.T * norms * shares) @ g
+        (block,) = made.outputs
+        expected = total / len(made.gradients)
+        assert np.abs(block - expected).max() < 1e-5 * np.abs(expected).max()
+        assert calibration.of(name, guided=False).outputs == ()
+
+
+def test_outputs_of_many_rows_are_kept_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = collect(source("llama3", tmp_path), tokens(), tmp_path / "whole")
+    monkeypatch.setattr(sums, "OUTPUT_ROWS", 48)
+    split = collect(source("llama3", tmp_path), tokens(), tmp_path / "split")
+    name = "blk.0.ffn_gate.weight"
+    (block,) = whole.of(name).outputs
+    parts = split.of(name).outputs
+    assert len(parts) == -(-len(block) // 48)
+    for number, part in enumerate(parts):
+        rows = slice(48 * number, 48 * number + 48)
+        np.testing.assert_array_equal(part, block[rows, rows])
+
+
 class KilledError(Exception):
     pass
 

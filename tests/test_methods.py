@@ -1,5 +1,7 @@
 """Methods: what they cost against each other, hard Hessians, and bytes that others decode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def quantized(method: str, type: blocks.BlockType, w: np.ndarray, stats: Given |
 
 def test_methods_are_found() -> None:
     names = [method.name for method in all_methods()]
-    assert {"llama", "rtn", "hqq", "imatrix", "gptq", "guided"} <= set(names)
+    assert {"llama", "rtn", "hqq", "imatrix", "gptq", "guided", "yaqa"} <= set(names)
     assert [by_name(name).name for name in names] == names
     with pytest.raises(UsageError, match=r"method 'best' is not known; known: .*gptq"):
         by_name("best")
@@ -164,6 +166,59 @@ def test_guided_without_gradients_is_an_error() -> None:
         by_name("guided").prepare(given_inputs(correlated(64, 16)))
 
 
+def with_outputs(rows: int, blocks: int = 1) -> Given:
+    """Statistics of a matrix of 256 columns whose outputs' gradients are correlated."""
+    plain = given_inputs(correlated(256, 24))
+    size = rows // blocks
+    outputs = tuple(given_inputs(correlated(size, 25 + i, 1.6)).gram for i in range(blocks))
+    return Given(plain.gram, plain.first, plain.gram, plain.first, outputs)
+
+
+def two_sided_cost(decoded: np.ndarray, w: np.ndarray, stats: Given) -> float:
+    """tr(G E H E^T) in doubles, G in diagonal blocks."""
+    e = decoded.astype(np.float64) - w
+    parts = np.split(e, len(stats.outputs))
+    pairs = zip(stats.outputs, parts, strict=True)
+    return sum(float(np.sum((g @ part) * (part @ stats.gram))) for g, part in pairs)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "Q2_K", "Q8_0", "IQ4_XS", "IQ2_XXS"])
+def test_rows_undo_what_other_rows_did(name: str, split: int) -> None:
+    type, w, stats = blocks.by_name(name), weights(300, 256, 26), with_outputs(300, split)
+    costs = [
+        two_sided_cost(dequantized(type, quantized(method, type, w, stats)), w, stats)
+        for method in ("guided", "yaqa")
+    ]
+    assert costs[1] < 0.8 * costs[0]
+
+
+def test_rows_that_count_each_for_itself_are_no_worse_than_guided() -> None:
+    stats, type, w = with_outputs(70), blocks.by_name("Q4_K"), weights(70, 256, 27)
+    alone = replace(stats, outputs=(np.diag(np.arange(70, dtype=np.float32)),))
+    costs = [
+        cost(dequantized(type, quantized(method, type, w, alone)), w, stats.gram)
+        for method in ("guided", "yaqa")
+    ]
+    assert costs[1] <= 1.0001 * costs[0]
+
+
+@pytest.mark.parametrize("outputs", [(), (np.zeros((40, 40), np.float32),)])
+def test_nothing_known_of_outputs_is_no_error(outputs: tuple[np.ndarray, ...]) -> None:
+    stats, type, w = replace(with_outputs(40), outputs=outputs), blocks.by_name("Q4_K")
+    w = weights(40, 256, 28)
+    guided, found = (quantized(method, type, w, stats) for method in ("guided", "yaqa"))
+    gain = [cost(dequantized(type, rows), w, stats.gram) for rows in (guided, found)]
+    assert gain[1] <= 1.0001 * gain[0]
+
+
+def test_a_slice_of_rows_that_help_each_other_is_rounded_as_guided_does() -> None:
+    stats, type, w = with_outputs(64), blocks.by_name("Q4_K"), weights(64, 256, 29)
+    np.testing.assert_array_equal(
+        quantized("yaqa", type, w[:20], stats), quantized("guided", type, w[:20], stats)
+    )
+
+
 @pytest.mark.parametrize("method", [m.name for m in all_methods() if m.needs > Needs.NOTHING])
 def test_methods_with_data_need_it(method: str) -> None:
     with pytest.raises(QuantizeError, match=f"{method} needs calibration data; give --calib"):
@@ -220,6 +275,6 @@ def test_rtn_errors_are_at_most_half_a_step_and_what_rounds_off_the_scales(
 def test_weights_that_are_not_finite_are_an_error(bad: float) -> None:
     w = weights(4, 256, 18)
     w[2, 7] = bad
-    for method in ("llama", "rtn", "hqq", "imatrix", "gptq"):
+    for method in ("llama", "rtn", "hqq", "imatrix", "gptq", "guided", "yaqa"):
         with pytest.raises(QuantizeError, match="row 2, column 7"):
-            quantized(method, blocks.by_name("Q4_K"), w, given_inputs(correlated(256, 19)))
+            quantized(method, blocks.by_name("Q4_K"), w, with_outputs(4))

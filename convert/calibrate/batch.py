@@ -33,12 +33,13 @@ class Watch:
         """x [n, C] is about to be multiplied by the matrix, the first of those that share x."""
 
     def outputs(
-        self, tensor: str, x: Array, squares: Array, gradients: Array,
-        tokens: Indices | None = None, expert: int | None = None,
+        self, tensor: str, x: Array, squares: Array, sampled: Array,
+        gradients: Array | None = None, tokens: Indices | None = None, expert: int | None = None,
     ) -> None:  # fmt: skip
-        """Inputs x [n, C] of a matrix and the gradient g [n, R] at its outputs.
+        """Inputs x [n, C] of a matrix and the `gradients` [n, R] at its outputs.
 
-        `squares` [n]: mean of g^2 of every token; `gradients`: the rows of g of sampled tokens.
+        `squares` [n]: the mean of their squares; `sampled`: the rows of sampled tokens. The head
+        has no other rows: all of them would not fit.
         """
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.calibrate.moments import key_of, read_moments
+from ggq.convert.calibrate.moments import key_of, read_moments, read_outputs
 from ggq.convert.calibrate.statistics import F32, TensorStatistics
 from ggq.convert.calibrate.work_files import replacing
 from ggq.errors import CalibrationError
@@ -156,6 +156,7 @@ class Calibration:
                     weighted = read_moments(file, name, expert, "guided")
                     fields["guided"] = weighted.gram
                     fields["guided_first_rows"] = weighted.first_rows
+                    fields["outputs"] = read_outputs(file, name, expert)
                 inputs = f"{key_of(matrix.site, expert)}/inputs"
                 if samples and inputs in file:
                     fields["inputs"] = file[inputs]

@@ -6,11 +6,12 @@ layer, each made again from what entered it, with a next token drawn from the mo
 distribution at every position (the Fisher information; Kunstner et al. 2019, arXiv:1905.12558).
 
 Memory, in bytes: 4 times the weights of the largest section (a layer, or the output matrix), plus
-4 times the sum of C^2 over its sites going forward and over its matrices going back, plus the
-gradients kept, 4 * sampled tokens * (C + R) of each, plus what a batch makes: about 1 GB, less for
-small models, or a sequence, or three times 128 MB of logits. A layer of a 70B Llama with 2048
-sampled tokens: 3.4 + 4.9 + 1.1 + 1 GB. On the disk: what `disk_bytes` says, the moments and kept
-gradients of all layers, and 4 * tokens * D for every layer while gradients are to be taken.
+4 times the sum of C^2 over its sites going forward and of C^2 + 2048 R over its matrices going
+back, plus the gradients kept, 4 * sampled tokens * (C + R) of each, plus what a batch makes: about
+1 GB, less for small models, or a sequence, or three times 128 MB of logits. A layer of a 70B Llama
+with 2048 sampled tokens: 3.4 + 4.9 + 0.7 + 1.1 + 1 GB. On the disk: what `disk_bytes` says, the
+moments and kept gradients of all layers, and 4 * tokens * D for every layer while gradients are to
+be taken.
 
 A process that is killed continues with the section it was at.
 """
@@ -29,6 +30,7 @@ from ggq.convert.calibrate.calibration import FORMAT, INDEX, Calibration, Index,
 from ggq.convert.calibrate.operations import GATES, GATES_OF_LLAMA, Gated, gelu_in_halves
 from ggq.convert.calibrate.passes import SAMPLE_BYTES, Passes, Progress
 from ggq.convert.calibrate.program import Program, record
+from ggq.convert.calibrate.sums import OUTPUT_ROWS
 from ggq.convert.calibrate.weights import Weights
 from ggq.convert.sources.tensor_source import Source
 from ggq.errors import UsageError
@@ -76,9 +78,12 @@ def disk_bytes(index: Index, n_embd: int, sample_tokens: int) -> int:
     total = 4 * tokens * n_embd * (len(index.sections) + 2 if index.gradients else 2)
     for name, matrix in index.matrices.items():
         # Of a stack also the mean of its experts; each of a stack sees some of the tokens.
-        moments = 4 * matrix.columns**2 * (matrix.experts + 1 if matrix.experts else 1)
+        matrices = matrix.experts + 1 if matrix.experts else 1
+        moments = 4 * matrix.columns**2 * matrices
         is_site = matrix.site == name
         total += moments * (is_site + index.gradients)
+        if index.gradients and matrix.section + 1 < len(index.sections):
+            total += 4 * matrix.rows * min(matrix.rows, OUTPUT_ROWS) * matrices
         if index.gradients:
             kept = min(SAMPLE_BYTES, 4 * matrix.rows * sample_tokens)
             total += kept + 4 * matrix.columns * sample_tokens * is_site

@@ -80,4 +80,4 @@ class Experts(Operation):
         self, batch: Batch, tensor: str, x: Array, gradient: Array, tokens: Indices, expert: int
     ) -> None:
         kept = gradient[np.isin(tokens, batch.sampled)]
-        batch.watch.outputs(tensor, x, mean_squares(gradient), kept, tokens, expert)
+        batch.watch.outputs(tensor, x, mean_squares(gradient), kept, gradient, tokens, expert)

@@ -63,6 +63,55 @@ class Moments:
         return self
 
 
+@dataclass
+class Outputs:
+    """Second moments of the gradients at a matrix' outputs, over `count` tokens.
+
+    `blocks` f32 [n, n] each: the diagonal blocks of [R, R], one for every so many rows.
+    """
+
+    count: int
+    blocks: tuple[F32, ...]
+
+    def arrays(self, key: str) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(name in the file, values)."""
+        yield f"{key}/outputs.count", np.array(self.count)
+        for number, block in enumerate(self.blocks):
+            yield f"{key}/outputs.{number}", block
+
+    @classmethod
+    def read(cls, file: Arrays, key: str) -> Outputs:
+        """What `arrays` gave to the file; nothing where the key is not there."""
+        blocks = []
+        while (name := f"{key}/outputs.{len(blocks)}") in file:
+            blocks.append(file[name])
+        return cls(int(file[f"{key}/outputs.count"]) if blocks else 0, tuple(blocks))
+
+
+def read_outputs(file: Arrays, tensor: str, expert: int | None) -> tuple[F32, ...]:
+    """Blocks of a matrix; of an expert, drawn to the mean of all experts as its inputs are."""
+    own = Outputs.read(file, key_of(tensor, expert))
+    if expert is None:
+        return own.blocks
+    mean = Outputs.read(file, key_of(tensor, MEAN))
+    if not own.count:
+        return mean.blocks
+    borrowed = SHRINKAGE * sum(len(block) for block in own.blocks)
+    share = np.float32(own.count / (own.count + borrowed))
+    pairs = zip(own.blocks, mean.blocks, strict=True)
+    return tuple(share * block + (1 - share) * other for block, other in pairs)
+
+
+def mean_outputs(all_experts: list[Outputs]) -> Outputs:
+    """Of the tokens of all experts together."""
+    count = sum(own.count for own in all_experts)
+    sums = [np.zeros_like(block) for block in all_experts[0].blocks]
+    for own in all_experts:
+        for total, block in zip(sums, own.blocks, strict=True):
+            total += np.float32(own.count / max(1, count)) * block
+    return Outputs(count, tuple(sums))
+
+
 def read_moments(file: Arrays, tensor: str, expert: int | None, name: str) -> Moments:
     """Moments of a matrix, first rows limited; of an expert, drawn to the mean of all experts.
 

@@ -104,7 +104,7 @@ class Linear(Operation):
         gradient = gradients[self.out] if self.adds else gradients.pop(self.out)
         x = batch.saved.pop(self)
         kept = gradient[batch.sampled]
-        batch.watch.outputs(self.weight, x, mean_squares(gradient), kept)
+        batch.watch.outputs(self.weight, x, mean_squares(gradient), kept, gradient)
         batch.add_gradient(self.x, gradient @ batch.weights[self.weight])
 
 

@@ -12,9 +12,16 @@ import numpy.typing as npt
 from ggq.convert.calibrate.batch import Array, Batch, Indices, Watch
 from ggq.convert.calibrate.calibration import inputs_file, outputs_file
 from ggq.convert.calibrate.head import Head
-from ggq.convert.calibrate.moments import MEAN, Moments, key_of, mean_moments
+from ggq.convert.calibrate.moments import (
+    MEAN,
+    Moments,
+    Outputs,
+    key_of,
+    mean_moments,
+    mean_outputs,
+)
 from ggq.convert.calibrate.program import Program, Section
-from ggq.convert.calibrate.sums import Sums
+from ggq.convert.calibrate.sums import Flags, OutputSums, Sums
 from ggq.convert.calibrate.weights import F32, Weights
 from ggq.convert.calibrate.work_files import Carried, replacing
 
@@ -41,26 +48,34 @@ class _Moments(Watch):
         self, tensor: str, expert: int | None, x: Array, tokens: Indices | None,
         squares: Array | None = None,
     ) -> None:  # fmt: skip
-        if tokens is None:
-            tokens = np.arange(len(x))
         if (tensor, expert) not in self._sums:
             self._sums[tensor, expert] = Sums(x.shape[1])
-        self._sums[tensor, expert].add(x, tokens % self._positions == 0, squares)
+        self._sums[tensor, expert].add(x, self._is_first(x, tokens), squares)
+
+    def _is_first(self, x: Array, tokens: Indices | None) -> Flags:
+        """[n]: which of the tokens is the first of its sequence."""
+        at = np.arange(len(x)) if tokens is None else tokens
+        first: Flags = at % self._positions == 0
+        return first
 
     def save(self, path: Path) -> None:
         """Write everything watched; of stacks also the mean of their experts."""
-        arrays: dict[str, npt.NDArray[Any]] = {}
+        arrays = dict(self._arrays())
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(name in the file, values)."""
         stacks: dict[str, list[Moments]] = {}
         for tensor, expert in list(self._sums):
             moments = self._sums.pop((tensor, expert)).moments()
-            arrays |= moments.arrays(key_of(tensor, expert), self.name)
+            yield from moments.arrays(key_of(tensor, expert), self.name)
             if expert is not None:
                 stacks.setdefault(tensor, []).append(moments)
         for tensor, experts in stacks.items():
-            arrays |= mean_moments(experts).arrays(key_of(tensor, MEAN), self.name)
-        arrays |= {key: np.concatenate(parts) for key, parts in self._kept.items()}
-        with replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            yield from mean_moments(experts).arrays(key_of(tensor, MEAN), self.name)
+        for key, parts in self._kept.items():
+            yield key, np.concatenate(parts)
 
 
 class _Inputs(_Moments):
@@ -80,6 +95,10 @@ class _Outputs(_Moments):
     name = "guided"
     sampled: Indices
 
+    def __init__(self, positions: int) -> None:
+        super().__init__(positions)
+        self._outputs: dict[tuple[str, int | None], OutputSums] = {}
+
     def inputs(
         self, tensor: str, x: Array, tokens: Indices | None = None, expert: int | None = None
     ) -> None:
@@ -87,11 +106,28 @@ class _Outputs(_Moments):
         self._kept.setdefault(f"{key_of(tensor, expert)}/inputs", []).append(x[kept])
 
     def outputs(
-        self, tensor: str, x: Array, squares: Array, gradients: Array,
-        tokens: Indices | None = None, expert: int | None = None,
+        self, tensor: str, x: Array, squares: Array, sampled: Array,
+        gradients: Array | None = None, tokens: Indices | None = None, expert: int | None = None,
     ) -> None:  # fmt: skip
         self._add(tensor, expert, x, tokens, squares)
-        self._kept.setdefault(f"{key_of(tensor, expert)}/gradients", []).append(gradients)
+        self._kept.setdefault(f"{key_of(tensor, expert)}/gradients", []).append(sampled)
+        if gradients is None:
+            return
+        if (tensor, expert) not in self._outputs:
+            self._outputs[tensor, expert] = OutputSums(gradients.shape[1])
+        is_first = self._is_first(x, tokens)
+        self._outputs[tensor, expert].add(x, gradients, squares, is_first)
+
+    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        yield from super()._arrays()
+        stacks: dict[str, list[Outputs]] = {}
+        for tensor, expert in list(self._outputs):
+            outputs = self._outputs.pop((tensor, expert)).outputs()
+            yield from outputs.arrays(key_of(tensor, expert))
+            if expert is not None:
+                stacks.setdefault(tensor, []).append(outputs)
+        for tensor, experts in stacks.items():
+            yield from mean_outputs(experts).arrays(key_of(tensor, MEAN))
 
 
 class Passes:

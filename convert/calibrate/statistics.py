@@ -25,6 +25,8 @@ class TensorStatistics:
     squared norm shortened to that.
     `guided` f32 [C, C]: the same, of x weighted by the mean square of the gradient at this matrix'
     outputs (capped at 16 times its mean) instead of shortened; `guided_first_rows` belong to it.
+    `outputs`, f32 [n, n] each: mean of g g^T of the gradients g at the outputs, tokens weighted by
+    their inputs; the diagonal blocks of [R, R], none for the head.
     `inputs` f32 [n, C] and `gradients` f32 [n, R]: sampled tokens, x and the gradient of the
     negative log probability of a next token drawn from the model's own distribution, so that
     mean((g . dW x)^2) / 2 estimates the KL divergence that a change dW of the weights causes.
@@ -38,6 +40,7 @@ class TensorStatistics:
     first_rows: F32
     guided: F32 | None = None
     guided_first_rows: F32 | None = None
+    outputs: tuple[F32, ...] = ()
     inputs: F32 | None = None
     gradients: F32 | None = None
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.calibrate.moments import Moments
+from ggq.convert.calibrate.moments import Moments, Outputs
 
 Array = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
 
 CAP = 16  # times the median or the mean: no token weighs more
 _PANEL = 2048  # rows of a Gram matrix made at a time
+OUTPUT_ROWS = 2048  # rows of a matrix whose gradients are seen together
 
 
 class Gram:
@@ -81,6 +82,39 @@ class Sums:
         return Moments(
             self._count, self._later, gram, first, square.astype(single), total.astype(single)
         )
+
+
+class OutputSums:
+    """Sum of g g^T of the gradients g at the outputs of one matrix, in blocks of its rows.
+
+    Tokens weigh by the squared norm of their inputs, so that with `guided` moments of these the
+    Fisher information of the matrix is about a Kronecker product (Tseng et al. 2025,
+    arXiv:2505.22988, sketch A). Neither an input nor a gradient weighs more than CAP times others;
+    first positions, of which there are few and which differ from all others, are left out.
+    """
+
+    def __init__(self, rows: int) -> None:
+        starts = range(0, rows, OUTPUT_ROWS)
+        self._count = 0
+        self._blocks = {start: Gram(min(OUTPUT_ROWS, rows - start)) for start in starts}
+
+    def add(self, x: Array, gradients: Array, squares: Array, is_first: Flags) -> None:
+        """Add gradients f32 [n, rows], whose mean `squares` are [n], and their inputs x [n, C]."""
+        later = ~is_first
+        if not later.any():
+            return
+        norms = np.einsum("nc,nc->n", x, x)[later]
+        norms /= max(norms.mean(), np.finfo(norms.dtype).tiny)
+        lengths = np.maximum(squares[later], np.finfo(squares.dtype).tiny)
+        shares = np.minimum(1, CAP * lengths.mean() / lengths)
+        g = gradients[later] * np.sqrt(np.minimum(norms, CAP) * shares)[:, None]
+        self._count += len(g)
+        for start, gram in self._blocks.items():
+            gram.add(g[:, start : start + OUTPUT_ROWS])
+
+    def outputs(self) -> Outputs:
+        """What the sums come to; they are gone afterwards."""
+        return Outputs(self._count, tuple(g.mean(self._count) for g in self._blocks.values()))
 
 
 def shortening(x: Array, is_first: Flags) -> Array:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ggq.blocks import BlockType
 from ggq.convert.methods._metric import Metric
+from ggq.convert.methods._row_metric import RowMetric
 from ggq.errors import QuantizeError
 
 F32 = npt.NDArray[np.float32]
@@ -31,7 +32,8 @@ class Statistics(Protocol):
     """What calibration found out about a tensor's inputs x f32[C].
 
     `square` f32[C]: mean x^2. `gram` f32[C, C]: mean x x^T without first positions, `first` theirs,
-    capped; `guided` and `guided_first` the same, every token weighted by its gradients.
+    capped; `guided` and `guided_first` the same, every token weighted by its gradients. `outputs`
+    f32[n, n] each: diagonal blocks of the mean g g^T of the gradients g f32[R] at its outputs.
     """
 
     @property
@@ -44,6 +46,8 @@ class Statistics(Protocol):
     def guided(self) -> F32 | None: ...
     @property
     def guided_first(self) -> F32 | None: ...
+    @property
+    def outputs(self) -> tuple[F32, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,27 @@ class Options:
 class Prepared:
     """What a method, and every simpler one, needs of a tensor.
 
-    `importance` f32[C]: how much a column counts; H's diagonal where there is an H.
+    `importance` f32[C]: how much a column counts; H's diagonal where there is an H. `rows`: how
+    much errors of rows count together.
     """
 
     options: Options
     importance: F32 | None = None
     metric: Metric | None = None
+    rows: RowMetric | None = None
 
 
 class Method(ABC):
     """One way of quantizing. A subclass gives the class attributes.
 
-    `simpler`: the method that stands in for types this one does not cover.
+    `simpler`: the method that stands in for types this one does not cover. `whole`: rows of a
+    matrix help each other, so that it should be given whole; of a slice each row is for itself.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     simpler: ClassVar[str | None] = "llama"
+    whole: ClassVar[bool] = False
 
     @abstractmethod
     def covers(self, type: BlockType) -> bool:
@@ -97,7 +105,8 @@ class Method(ABC):
 
     @abstractmethod
     def quantize(self, w: F32, type: BlockType, prepared: Prepared, *, threads: int = 0) -> U8:
-        """f32[R, C] -> u8[R, row_bytes]; any slice of a tensor's rows gives that slice's bytes.
+        """f32[R, C] -> u8[R, row_bytes]; any slice of a tensor's rows gives that slice's bytes,
+        unless the method is `whole`.
 
         `threads` 0: all cores; the result does not depend on it. Raises QuantizeError for weights
         no finite scale can hold, with row and column.

@@ -117,7 +117,7 @@ class Metric:
     def _by_use(self, damping: float) -> tuple[I64, F64]:
         """(live columns, those of largest diagonal first; V of the damped Hessian in that order)"""
         order = self.live[np.argsort(-self.diagonal[self.live], kind="stable")]
-        return order, _upper_factor(self.damped(damping, order), self.unit)
+        return order, upper_factor(self.damped(damping, order), self.unit)
 
     def units(self, damping: float) -> Units:
         """The damped Hessian of all columns, in their own order, and its diagonal blocks."""
@@ -140,7 +140,7 @@ class Metric:
             traces = self.diagonal.reshape(-1, EIGHT).sum(1)
             units = np.argsort(-traces, kind="stable")
             columns = (units[:, None] * EIGHT + np.arange(EIGHT)).reshape(-1)
-            upper = _upper_factor(self.damped(damping, columns), self.unit)
+            upper = upper_factor(self.damped(damping, columns), self.unit)
             own = _diagonal_blocks(upper).astype(np.float64)
             blocks = (own @ own.transpose(0, 2, 1)).astype(np.float32)
             by_unit = upper.reshape(len(upper), -1, EIGHT).transpose(1, 0, 2)
@@ -166,7 +166,7 @@ def _diagonal_blocks(matrix: F64) -> F32:
     return np.ascontiguousarray(blocks, np.float32)
 
 
-def _upper_factor(matrix: F64, unit: float) -> F64:
+def upper_factor(matrix: F64, unit: float) -> F64:
     """V upper triangular with V V^T = matrix, which is damped more if it is not positive."""
     diagonal = np.diagonal(matrix)
     if np.count_nonzero(matrix) == np.count_nonzero(diagonal):

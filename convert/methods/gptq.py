@@ -38,16 +38,24 @@ class Gptq(Method):
         return stats.gram, stats.first
 
     def quantize(self, w: F32, type: BlockType, prepared: Prepared, *, threads: int = 0) -> U8:
+        assert prepared.metric is not None
+        importance = prepared.metric.diagonal
+        if word_grid_of(type):
+            start = type.quantize(w, importance, threads=threads)
+        else:
+            start = fitted(w, type, importance, threads)
+        return self.improve(w, start, type, prepared, threads)
+
+    def improve(self, w: F32, start: U8, type: BlockType, prepared: Prepared, threads: int) -> U8:
+        """u8[R, row_bytes] that stand for w f32[R, C] -> ones that cost no more, row by row."""
         options, metric = prepared.options, prepared.metric
         grid, words = grid_of(type), word_grid_of(type)
         assert metric is not None
         bits = type.bits_per_weight
         damping = damping_for(bits) if options.damping is None else options.damping
         if words:
-            start = type.quantize(w, metric.diagonal, threads=threads)
             return WordRounding(words, metric, damping, options.sweeps).improve(w, start, threads)
         assert grid is not None
-        start = fitted(w, type, metric.diagonal, threads)
         return Rounding(grid, metric, damping, options.sweeps).improve(w, start, threads)
 
 

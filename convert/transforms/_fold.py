@@ -145,6 +145,7 @@ class Fold:
                 fields[name] = _maybe(lambda gram: _both_sides(columns, gram), getattr(stats, name))
         if rows is not None:
             fields["gradients"] = _maybe(rows.of_inputs, stats.gradients)
+            fields["outputs"] = _blocks(rows, stats.outputs)
         return replace(stats, **fields)
 
     def calibration(self, calibration: AnyCalibration) -> AnyCalibration:
@@ -224,6 +225,20 @@ def ordered(group: Group, order: I64) -> Fold:
 
 def _key(part: Part) -> Key:
     return part.tensor, part.axis, part.matrix
+
+
+def _blocks(rows: Change, blocks: tuple[F32, ...]) -> tuple[F32, ...]:
+    """Diagonal blocks of a matrix of rows by rows; none where rows move from block to block."""
+    if rows.order is not None and len(blocks) > 1:
+        return ()
+    starts = np.cumsum([0, *(len(block) for block in blocks)])
+    factors = rows.factors
+    found = []
+    for start, block in zip(starts, blocks, strict=False):
+        part = slice(start, start + len(block))
+        own = Change(None if factors is None else factors[part], rows.order)
+        found.append(_both_sides(own, block))
+    return tuple(found)
 
 
 def _both_sides(columns: Change, gram: F32) -> npt.NDArray[Any]:

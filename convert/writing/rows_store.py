@@ -170,6 +170,8 @@ class RowsStore(Encoder):
     ) -> tuple[U8, Loss | None]:
         name = tensor.info.name
         step = max(1, CHUNK_WEIGHTS // tensor.info.shape[-1] // tensor.group) * tensor.group
+        if self.method.whole:
+            step = len(rows)
         chunks = [range(r, min(rows.stop, r + step)) for r in range(rows.start, rows.stop, step)]
         if not self.knows(name):
             plain = [type.quantize(tensor.floats(c.start, c.stop), threads=1) for c in chunks]
