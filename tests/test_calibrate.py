@@ -222,6 +222,31 @@ def test_outputs_of_many_rows_are_kept_in_blocks(
         np.testing.assert_array_equal(part, block[rows, rows])
 
 
+def test_gradients_of_a_tied_table_predict_what_changes_of_its_rows_do(tmp_path: Path) -> None:
+    texts = np.concatenate([tokens(seed) for seed in range(30)])
+    calibration = collect(
+        source("gemma3", tmp_path), texts, tmp_path / "work", sample_tokens=texts.size
+    )
+    made = calibration.of("token_embd.weight")
+    assert made.embedded is not None
+    assert made.embedded_gradients is not None
+    np.testing.assert_array_equal(made.embedded.reshape(len(texts), -1), texts[:, 1:])
+    assert made.embedded_gradients.shape == (len(made.embedded), made.columns)
+    model = whole_model(tmp_path / "gemma3.gguf", POSITIONS, np.float64)
+    change = 1e-3 * np.random.default_rng(0).standard_normal(made.columns)
+    found = []
+    for sequence in texts[:60]:
+        place = POSITIONS // 2
+        before = log_softmax(model.logits(list(sequence)))
+        model.embedded = {place: change}
+        after = log_softmax(model.logits(list(sequence)))
+        model.embedded = {}
+        found.append((np.exp(before) * (before - after)).sum())
+    at_place = made.embedded_gradients.reshape(len(texts), POSITIONS - 1, -1)[:, place - 1]
+    predicted = np.mean((at_place @ change) ** 2) / 2
+    assert predicted == pytest.approx(np.mean(found), rel=0.3)
+
+
 class KilledError(Exception):
     pass
 

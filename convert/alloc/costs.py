@@ -9,7 +9,7 @@ real error of the method in use, on a sample of rows; of the output matrix on al
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ggq.blocks import BlockType
 from ggq.convert.alloc.head_cost import HeadCost
 from ggq.convert.alloc.knapsack import Choice
+from ggq.convert.calibrate.statistics import TensorStatistics
 from ggq.convert.methods import covering
 from ggq.convert.mixtures.plan import Plan, PlannedTensor
 from ggq.convert.sources.tensor_source import TensorSource
@@ -144,8 +145,8 @@ def _head_costs(
     store: RowsStore, planned: PlannedTensor, types: Sequence[BlockType]
 ) -> list[float]:
     """The head's error acts on the logits directly, so all its rows are rounded."""
-    tensor = store.tensors[planned.name]
-    head = HeadCost(tensor, store.known.of(planned.name).inputs)
+    tensor, stats = store.tensors[planned.name], store.known.of(planned.name)
+    head = HeadCost(tensor, stats.inputs)
 
     def cost(type: BlockType) -> float:
         as_type = planned.as_type(type, "tried")
@@ -158,9 +159,22 @@ def _head_costs(
             assert rows is not None, "was just made"
             return type.dequantize(np.ascontiguousarray(rows)) - tensor.floats(start, stop)
 
-        return head.cost(errors)
+        return head.cost(errors) + _embedding_cost(stats, errors, tensor.group)
 
     return [cost(type) for type in types]
+
+
+def _embedding_cost(
+    stats: TensorStatistics, errors: Callable[[int, int], F32], group: int
+) -> float:
+    """What `errors` of rows cost where tokens read them: the head may be the embedding table too."""
+    if stats.embedded is None:
+        return 0.0
+    ids, places = np.unique(stats.embedded, return_inverse=True)
+    starts = ids // group * group
+    rows = [errors(s, s + group)[i - s] for i, s in zip(ids.tolist(), starts.tolist(), strict=True)]
+    effects = np.einsum("tc,tc->t", stats.embedded_gradients, np.stack(rows)[places])
+    return float(np.mean(np.square(effects, dtype=np.float64)) / 2)
 
 
 def sampled_rows(height: int, group: int) -> list[range]:

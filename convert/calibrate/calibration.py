@@ -72,6 +72,11 @@ def outputs_file(folder: Path, section: int) -> Path:
     return folder / f"outputs-{section:03d}.npz"
 
 
+def embedding_file(folder: Path) -> Path:
+    """Sampled tokens and the gradients of their rows of the embedding table."""
+    return folder / "embedding.npz"
+
+
 class Calibration:
     """The statistics in a folder that `collect` filled. Raises CalibrationError for any other."""
 
@@ -86,7 +91,7 @@ class Calibration:
         for section in {matrix.section for matrix in index.matrices.values()}:
             files = [inputs_file(self.folder, section)]
             if index.gradients:
-                files.append(outputs_file(self.folder, section))
+                files += [outputs_file(self.folder, section), embedding_file(self.folder)]
             for file in files:
                 if not file.is_file():
                     raise CalibrationError(
@@ -161,6 +166,10 @@ class Calibration:
                 if samples and inputs in file:
                     fields["inputs"] = file[inputs]
                     fields["gradients"] = file[f"{key_of(name, expert)}/gradients"]
+            with np.load(embedding_file(self.folder)) as file:
+                if samples and f"{name}/ids" in file:
+                    fields["embedded"] = file[f"{name}/ids"]
+                    fields["embedded_gradients"] = file[f"{name}/gradients"]
         return TensorStatistics(
             columns=matrix.columns, count=moments.count, square=moments.square,
             mean=moments.mean, **fields,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.convert.calibrate.batch import Array, Batch, Indices, Watch
-from ggq.convert.calibrate.calibration import inputs_file, outputs_file
+from ggq.convert.calibrate.calibration import embedding_file, inputs_file, outputs_file
 from ggq.convert.calibrate.head import Head
 from ggq.convert.calibrate.moments import (
     MEAN,
@@ -20,6 +20,7 @@ from ggq.convert.calibrate.moments import (
     mean_moments,
     mean_outputs,
 )
+from ggq.convert.calibrate.operations import Embed
 from ggq.convert.calibrate.program import Program, Section
 from ggq.convert.calibrate.sums import Flags, OutputSums, Sums
 from ggq.convert.calibrate.weights import F32, Weights
@@ -162,7 +163,24 @@ class Passes:
                 self._gradient(number + 1).remove()
                 self._hidden(number).remove()
             self._advance(3 * costs[number])
+        if not embedding_file(self._folder).exists():
+            self._embedding(self._sections[0])
         self._gradient(1).remove()
+
+    def _embedding(self, section: Section) -> None:
+        """What the gradients of sampled tokens are at their rows of the table."""
+        (embed,) = (op for op in section.operations if isinstance(op, Embed))
+        parts = []
+        for part in self._parts():
+            first, last = np.searchsorted(self._sampled, [part.start, part.stop])
+            kept = self._sampled[first:last] - part.start
+            parts.append(self._gradient(1).read(part)[kept] * np.float32(embed.scale))
+        arrays = {
+            f"{embed.table}/ids": self._tokens.reshape(-1)[self._sampled],
+            f"{embed.table}/gradients": np.concatenate(parts),
+        }
+        with replacing(embedding_file(self._folder)) as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     def _forward(self, number: int, section: Section) -> None:
         """Moments of a section's inputs; what leaves it goes to a file."""

@@ -30,6 +30,8 @@ class TensorStatistics:
     `inputs` f32 [n, C] and `gradients` f32 [n, R]: sampled tokens, x and the gradient of the
     negative log probability of a next token drawn from the model's own distribution, so that
     mean((g . dW x)^2) / 2 estimates the KL divergence that a change dW of the weights causes.
+    `embedded` i32 [n] and `embedded_gradients` f32 [n, C]: of a head that is the embedding table
+    too, the rows that sampled tokens are, and the gradients there.
     """
 
     columns: int
@@ -43,6 +45,8 @@ class TensorStatistics:
     outputs: tuple[F32, ...] = ()
     inputs: F32 | None = None
     gradients: F32 | None = None
+    embedded: npt.NDArray[np.int32] | None = None
+    embedded_gradients: F32 | None = None
 
     @property
     def first(self) -> F32:

@@ -138,7 +138,7 @@ class Fold:
         rows = self.of(tensor, Axis.ROWS, expert)
         fields: dict[str, Any] = {}
         if columns is not None:
-            for name in ("mean", "first_rows", "guided_first_rows", "inputs"):
+            for name in ("mean", "first_rows", "guided_first_rows", "inputs", "embedded_gradients"):
                 fields[name] = _maybe(columns.of_inputs, getattr(stats, name))
             fields["square"] = columns.of_inputs(stats.square, 2)
             for name in ("gram", "guided"):
