@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ggq.convert.calibrate.batch import Batch, Watch
 from ggq.convert.calibrate.head import Head
-from ggq.convert.calibrate.operations import Embed
 from ggq.convert.calibrate.program import Program, record
 from ggq.convert.calibrate.weights import Weights
 from ggq.convert.sources.gguf_source import open_gguf
@@ -23,15 +22,11 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class WholeModel:
-    """Weights and program of one file.
-
-    `changes` are added to weights, `embedded` to the table's rows of the tokens at some positions.
-    """
+    """Weights and program of one file; `changes` are added to weights."""
 
     program: Program
     weights: dict[str, Array]
     changes: dict[str, Array] = field(default_factory=dict)
-    embedded: dict[int, Array] = field(default_factory=dict)
 
     def batch(self, tokens: Sequence[int], watch: Watch | None = None) -> Batch:
         """A batch of one text."""
@@ -51,18 +46,9 @@ class WholeModel:
 
     def forward(self, batch: Batch) -> None:
         """Through all sections."""
-        first, *later = self.program.sections
-        x = first.forward(batch, None)
-        assert x is not None
-        for place, change in self.embedded.items():
-            x[place] += change * self._scale
-        for section in later:
+        x = None
+        for section in self.program.sections:
             x = section.forward(batch, x)
-
-    @property
-    def _scale(self) -> float:
-        (embed,) = (op for op in self.program.sections[0].operations if isinstance(op, Embed))
-        return embed.scale
 
 
 def whole_model(path: Path, n_ctx: int, dtype: type = np.float32) -> WholeModel:

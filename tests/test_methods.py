@@ -205,7 +205,7 @@ def test_rows_that_count_each_for_itself_are_no_worse_than_guided() -> None:
 
 @pytest.mark.parametrize("outputs", [(), (np.zeros((40, 40), np.float32),)])
 def test_nothing_known_of_outputs_is_no_error(outputs: tuple[np.ndarray, ...]) -> None:
-    stats, type, w = replace(with_outputs(40), outputs=outputs), blocks.by_name("Q4_K")
+    stats, type = replace(with_outputs(40), outputs=outputs), blocks.by_name("Q4_K")
     w = weights(40, 256, 28)
     guided, found = (quantized(method, type, w, stats) for method in ("guided", "yaqa"))
     gain = [cost(dequantized(type, rows), w, stats.gram) for rows in (guided, found)]
