@@ -6,7 +6,7 @@ from ggq.blocks import BlockType, by_name
 from ggq.convert.mixtures.plan import Plan, PlannedTensor
 from ggq.convert.mixtures.presets import is_quantized
 
-LADDER = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+LADDER = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_LADDER = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # for rows not in 256s
 # Slower to multiply by, and worth it only where the k-quants end.
 LOW_LADDER = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")

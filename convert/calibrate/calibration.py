@@ -17,7 +17,7 @@ from ggq.convert.calibrate.statistics import F32, TensorStatistics
 from ggq.convert.calibrate.work_files import replacing
 from ggq.errors import CalibrationError
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "calibration.json"
 
 
