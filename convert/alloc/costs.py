@@ -167,8 +167,8 @@ def _head_costs(
 def _embedding_cost(
     stats: TensorStatistics, errors: Callable[[int, int], F32], group: int
 ) -> float:
-    """What `errors` of rows cost where tokens read them: the head may be the embedding table too."""
-    if stats.embedded is None:
+    """What `errors` of rows cost where tokens read them: a head may be the embedding table."""
+    if stats.embedded is None or stats.embedded_gradients is None:
         return 0.0
     ids, places = np.unique(stats.embedded, return_inverse=True)
     starts = ids // group * group

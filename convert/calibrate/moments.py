@@ -82,7 +82,7 @@ class Outputs:
     @classmethod
     def read(cls, file: Arrays, key: str) -> Outputs:
         """What `arrays` gave to the file; nothing where the key is not there."""
-        blocks = []
+        blocks: list[F32] = []
         while (name := f"{key}/outputs.{len(blocks)}") in file:
             blocks.append(file[name])
         return cls(int(file[f"{key}/outputs.count"]) if blocks else 0, tuple(blocks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,5 +74,5 @@ def _alone(rows: I64) -> RowBlock:
     return RowBlock(rows, rows[:0], none, rows[:0], none)
 
 
-def _f32(x: npt.NDArray[np.float64]) -> F32:
+def _f32(x: npt.NDArray[Any]) -> F32:
     return np.ascontiguousarray(x, np.float32)

@@ -15,7 +15,7 @@ from ggq.convert.methods._base import F32, U8, Options, Prepared, Statistics
 from ggq.convert.methods._row_metric import RowMetric
 from ggq.convert.methods.guided import Guided
 
-DAMPING = 0.3  # of the mean diagonal; the gradients of few tokens promise more than they keep
+DAMPING = 1.0  # of the mean diagonal; the gradients of few tokens promise more than they keep
 SWEEPS = 1  # over all rows, after the first time
 
 
