@@ -135,7 +135,7 @@ def _write(args: argparse.Namespace, prepared: Prepared) -> int:
         plan,
         metadata,
         Path(args.out),
-        imatrix=prepared.imatrix,
+        imatrix=prepared.importance,
         encoder=prepared.encoder,
         split=_split(args),
         threads=args.threads,

@@ -35,7 +35,7 @@ def combination(args: argparse.Namespace) -> Combination:
     open_method = DEFAULT.method if is_coarse else PLAIN.method
     if open_method in CALIBRATED_METHODS and args.imatrix:
         open_method = BEST_WITH_MATRIX
-    if open_method in CALIBRATED_METHODS and args.no_calib:
+    if args.no_calib and is_coarse and not args.imatrix:
         open_method = BEST_WITHOUT_DATA
     nothing_said = (args.method, args.alloc, args.transform) == (None, None, None)
     free = nothing_said and is_coarse and not (args.no_calib or args.imatrix)

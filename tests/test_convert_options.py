@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ggq.convert.ways import data_free
+from ggq.convert.ways.random_tokens import random_tokens
+from ggq.metadata import Metadata
 from ggq.reader import Reader
+from ggq.spec import ValueType
 from tests.convert_tool import Tool
 from tests.quantize_inputs import IMATRIX, SOURCES, write_imatrix_gguf
 from tests.test_convert_cli import types
@@ -71,7 +76,7 @@ def test_dry_run_of_a_limit_begins_with_a_preset(tool: Tool, wide: Path) -> None
     assert json.loads(tool.stdout)["total_bytes"] < 2_000_000
 
 
-@pytest.mark.parametrize("options", [["--method", "llama"], ["--compat", "llama"], ["--no-calib"]])
+@pytest.mark.parametrize("options", [["--method", "llama"], ["--compat", "llama"]])
 def test_what_llama_quantize_does_has_no_keys_of_ours(
     options: list[str],
     tool: Tool,
@@ -117,3 +122,39 @@ def test_a_method_without_data_says_so_in_the_file(
     with Reader(out) as reader:
         assert reader.metadata["ggq.method"] == "imatrix"
         assert reader.metadata["ggq.allocation"] == "preset"
+
+
+@pytest.mark.parametrize("name", ["tied", "experts", "narrow"])
+def test_without_data_random_tokens_tell_which_columns_matter(
+    name: str, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SOURCES[name].write(tmp_path)
+    preset, out, again, even = (tmp_path / f"{n}.gguf" for n in ("preset", "out", "again", "even"))
+    assert tool(model, preset, "--compat", "llama", "--quiet") == 0
+    assert tool(model, out, "--no-calib", "--quiet") == 0
+    assert types(out) == types(preset)
+    with Reader(out) as reader:
+        assert reader.metadata["ggq.method"] == "hqq"
+        assert not [key for key in reader.metadata if "imatrix" in key]
+    assert tool(model, again, "--method", "hqq", "--quiet") == 0
+    assert again.read_bytes() == out.read_bytes()
+    monkeypatch.setattr(data_free, "cannot_run", lambda source: "not by ggq")
+    assert tool(model, even, "--no-calib", "--quiet") == 0
+    assert types(even) == types(out)
+    assert even.read_bytes() != out.read_bytes()
+
+
+def test_random_tokens_are_normal_ones_behind_the_first() -> None:
+    metadata = Metadata()
+    tokens, kinds = ["<s>", "a", "</s>", "b", "c"], [3, 1, 3, 1, 1]
+    metadata.set("tokenizer.ggml.tokens", tokens, ValueType.ARRAY, ValueType.STRING)
+    metadata.set("tokenizer.ggml.token_type", kinds, ValueType.ARRAY, ValueType.I32)
+    metadata.set("tokenizer.ggml.bos_token_id", 0, ValueType.U32)
+    drawn = random_tokens(metadata, 0)
+    assert drawn.dtype == np.int32
+    assert set(drawn[:, 0]) == {0}
+    _, counts = np.unique(drawn[:, 1:], return_counts=True)
+    assert set(np.unique(drawn[:, 1:])) == {1, 3, 4}
+    assert counts.min() > 0.8 * counts.mean()
+    np.testing.assert_array_equal(drawn, random_tokens(metadata, 0))
+    assert (drawn != random_tokens(metadata, 1)).any()

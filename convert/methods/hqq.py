@@ -2,7 +2,8 @@
 
 A few weights may be far off if the many are close: the errors' l_p norm is minimized, p < 1, by
 giving large errors a slack of their own and fitting the rest by least squares (Badri and Shaji
-2023, mobiusml.github.io/hqq_blog). The fit is that of `imatrix`, all columns alike.
+2023, mobiusml.github.io/hqq_blog). The fit is that of `imatrix`; columns count alike, or as much as
+is known of them.
 """
 
 from __future__ import annotations
@@ -33,26 +34,28 @@ class Hqq(Method):
         return grid_of(type) is not None or word_grid_of(type) is not None
 
     def quantize(self, w: F32, type: BlockType, prepared: Prepared, *, threads: int = 0) -> U8:
-        grid, even = grid_of(type), np.ones(w.shape[1], np.float32)
+        grid, importance = grid_of(type), prepared.importance
+        if importance is None:
+            importance = np.ones(w.shape[1], np.float32)
         if grid is None:
-            return fitted(w, type, even, threads)
-        start = type.quantize(w, even, threads=threads)
+            return fitted(w, type, importance, threads)
+        start = type.quantize(w, importance, threads=threads)
         prepare(kernels(grid))
         out = np.empty_like(start)
 
         def rows(first: int) -> None:
             part = slice(first, first + _ROWS)
-            out[part] = grid.pack(_fitted(grid, w[part], grid.unpack(start[part])))
+            h = np.broadcast_to(importance, w[part].shape)
+            out[part] = grid.pack(_fitted(grid, w[part], h, grid.unpack(start[part])))
 
         in_parallel(rows, range(0, len(w), _ROWS), threads)
         return out
 
 
-def _fitted(grid: Grid, w: F32, parts: Parts) -> Parts:
-    even = np.ones_like(w)
-    parts = fit(grid, w, even, parts)
+def _fitted(grid: Grid, w: F32, h: F32, parts: Parts) -> Parts:
+    parts = fit(grid, w, h, parts)
     for _ in range(ROUNDS):
-        parts = fit(grid, w - _slack(grid, w, parts), even, parts)
+        parts = fit(grid, w - _slack(grid, w, parts), h, parts)
     return parts._replace(levels=nearest_levels(grid, w, parts))
 
 

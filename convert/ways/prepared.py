@@ -15,7 +15,8 @@ from ggq.convert.writing.encoders import Encoder
 class Prepared:
     """What is written from where, and how.
 
-    `account` has no facts where llama-quantize is followed.
+    `account` has no facts where llama-quantize is followed. `importance` weighs columns while rows
+    are made; `imatrix` is the file it comes from, if it does.
     """
 
     source: Source
@@ -23,3 +24,4 @@ class Prepared:
     encoder: Encoder
     account: Account
     imatrix: Imatrix | None = None
+    importance: Imatrix | None = None
