@@ -373,7 +373,7 @@ def test_tokens_that_cannot_be(wrong: Any, message: str, tmp_path: Path) -> None
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"there is no calibration\.json of format 1"):
+    with pytest.raises(CalibrationError, match=r"there is no calibration\.json of format 2"):
         Calibration(tmp_path)
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(CalibrationError, match="no calibration folder"):
