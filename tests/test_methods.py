@@ -182,10 +182,12 @@ def two_sided_cost(decoded: np.ndarray, w: np.ndarray, stats: Given) -> float:
     return sum(float(np.sum((g @ part) * (part @ stats.gram))) for g, part in pairs)
 
 
-@pytest.mark.parametrize("split", [1, 2])
-@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "Q2_K", "Q8_0", "IQ4_XS", "IQ2_XXS"])
+@pytest.mark.parametrize(
+    "name, split",
+    [("Q4_K", 1), ("Q4_K", 2), ("Q2_K", 1), ("Q8_0", 1), ("IQ4_XS", 1), ("IQ2_XXS", 1)],
+)
 def test_rows_undo_what_other_rows_did(name: str, split: int) -> None:
-    type, w, stats = blocks.by_name(name), weights(300, 256, 26), with_outputs(300, split)
+    type, w, stats = blocks.by_name(name), weights(160, 256, 26), with_outputs(160, split)
     costs = [
         two_sided_cost(dequantized(type, quantized(method, type, w, stats)), w, stats)
         for method in ("guided", "yaqa")
