@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import NamedTuple
 
-CALIBRATED_METHODS = ("imatrix", "gptq", "guided")
+CALIBRATED_METHODS = ("imatrix", "gptq", "guided", "yaqa")
 BEST_WITHOUT_DATA = "hqq"
 BEST_WITH_MATRIX = "imatrix"
 # Presets, by name and number, whose files are as close as they get without any data.

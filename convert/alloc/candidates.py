@@ -10,7 +10,7 @@ LADDER = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 SMALL_LADDER = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")  # for rows not in 256s
 # Slower to multiply by, and worth it only where the k-quants end.
 LOW_LADDER = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
-LOW_BITS = 3.0
+LOW_BITS = 3.5
 HEAD_SPAN = 2.0  # bits from the limit that types of the head are tried: all its rows are rounded
 HELD_RULES = ("--tensor-type", "--output-tensor-type", "--token-embedding-type", "kept:", "lattice")
 
