@@ -129,7 +129,7 @@ def _searched(
         fold = Auto().search(calibration, source, types, judge, method=method)
         say(f"transform {fold.notes[0]}")
         return fold
-    # By plain rounding: 20 s on SmolLM2 and half the divergence; through the method itself, minutes.
+    # By plain rounding: 20 s on SmolLM2; through the method itself it takes minutes.
     return transform(wishes.transform).search(calibration, source, types)
 
 
