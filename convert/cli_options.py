@@ -201,7 +201,7 @@ def _conflicts(args: argparse.Namespace) -> Iterable[tuple[str, str, str]]:
     if args.no_calib:
         for option in with_data:
             yield "--no-calib", option, "it needs text to be run through the model"
-    if args.imatrix and args.method in ("rtn", "hqq", "gptq", "guided", "yaqa"):
+    if args.imatrix and args.method not in (None, "llama", "imatrix"):
         why = "only the methods llama and imatrix weigh by it"
         yield "--imatrix", f"--method {args.method}", why
     if args.imatrix and _data_options(args):

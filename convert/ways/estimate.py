@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from ggq.convert.methods import Needs, by_name
 from ggq.convert.mixtures.plan import Plan
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.ways.settings import Settings
@@ -29,7 +30,7 @@ def estimate_seconds(wishes: Settings, source: Source, plan: Plan) -> float:
     threads = wishes.threads or available_threads()
     weights = sum(tensor.n_weights for tensor in plan.tensors if len(tensor.shape) > 1)
     columns = max(tensor.shape[-1] for tensor in plan.tensors)
-    guided = wishes.method in ("guided", "yaqa") or wishes.alloc == "fisher"
+    guided = by_name(wishes.method).needs == Needs.GRADIENTS or wishes.alloc == "fisher"
     per_weight = WITH_GRADIENTS if guided else FORWARD
     layers = max(1, weights // max(1, 12 * columns * columns))
     hessians = 2.0 * layers * 7 * columns * columns * (2 if guided else 1)
