@@ -21,7 +21,7 @@ from ggq.blocks._frame import Frame, padded, tile_tokens
 from ggq.jit import Kernel, prepare
 from ggq.reader import Tensor
 from ggq.runtime.arch._base import RopeScaling
-from ggq.runtime.kernels import activation, attention, attention_tiles, heads, linear, norm
+from ggq.runtime.kernels import activation, attention, attention_tiles, heads, linear, norm, panels
 from ggq.runtime.kernels._op import PRIVATE, Op, Step
 from ggq.runtime.kvcache import KVCache
 from ggq.runtime.rope import RopeTable
@@ -49,6 +49,7 @@ class Rows:
     word: int
     stride: int
     cols: int
+    rounded: bool = False  # whether they are products of numbers that were rounded
     layouts: dict[str, int] = field(default_factory=dict)  # frame key -> word of the laid out copy
 
 
@@ -260,7 +261,9 @@ class Graph:
             self._emit(op, reads, [(y, how)], x=images.word, nbytes=nbytes, **words)
         else:
             tiles, nbytes = self._tiles(x, weight)
-            panel = self._own("panel", linear.frame_of(weight.type, self.exact).panel_bytes(cols))
+            frame = linear.frame_of(weight.type, self.exact)
+            y.rounded = frame.tile_number < 4
+            panel = self._own("panel", frame.panel_bytes(cols))
             self._emit(
                 linear.matmat(weight.type, self.exact), [*reads, (tiles, ALL)], [(y, how)],
                 x=tiles.word, nbytes=nbytes, panel=panel, **words,
@@ -343,10 +346,11 @@ class Graph:
             [(q, TOKENS), (k, TOKENS), (v, TOKENS), (kept, TOKENS)], **common, **made,
         )  # fmt: skip
         out = self._rows("attention", heads_q * dims)
+        panel = panels.panel_for(q.rounded and k.rounded and v.rounded)
         own = attention_tiles.own_bytes(dims, heads_q // heads_kv)
         words = {name: self._own(f"attend.{name}", nbytes) for name, nbytes in own.items()}
         self._emit(
-            attention_tiles.attend_tiles(*types, has_cap),
+            attention_tiles.attend_tiles(*types, has_cap, panel),
             [(q, ALL), (kept, ALL)], [(out, "query heads")],
             out=out.word, out_stride=out.stride, **words, **common, **scored,
         )  # fmt: skip

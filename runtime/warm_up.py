@@ -98,12 +98,14 @@ def _ops() -> Iterator[Op]:
 def _attention_ops() -> Iterator[Op]:
     from ggq.runtime.kernels import attention, attention_tiles, heads
     from ggq.runtime.kernels.cache_types import TYPES
+    from ggq.runtime.kernels.panels import panel_for
 
     types = TYPES["f16"], TYPES["f16"]
     together = sorted({attention.at_once(group) for group in _GROUPS})
     for neox, has_cap in product((False, True), repeat=2):
         yield heads.heads(neox, *types)
-        yield attention_tiles.attend_tiles(*types, has_cap)
+        for rounded in (False, True):
+            yield attention_tiles.attend_tiles(*types, has_cap, panel_for(rounded))
         for count in together:
             yield attention.attend(neox, *types, count, has_cap)
     for one_token in (False, True):

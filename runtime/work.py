@@ -13,6 +13,7 @@ from ggq.blocks._frame import Frame
 from ggq.reader import Tensor
 from ggq.runtime.kernels import linear
 from ggq.runtime.kernels._op import PRIVATE, Step
+from ggq.runtime.kernels.panels import SHORTS
 
 BARRIER = "barrier"
 EVERYWHERE = 1 << 40  # a window no text fills
@@ -27,7 +28,7 @@ class Work:
     cache are read for every position that is attended to, of which a token has at most `window`.
     Operations are multiplications and additions: `run_ops` with weights once a run, `token_ops`
     with weights for every token, `pair_ops` with the cache for every token and position;
-    `number_bytes` is the size of the numbers that are multiplied with weights.
+    `number_bytes` is the size of the numbers that are multiplied.
     """
 
     kernel: str
@@ -105,6 +106,7 @@ def _work(
         return Work(
             name, layer, position_bytes=position_bytes, window=words.get("window") or EVERYWHERE,
             pair_ops=4 * words["n_head"] * words["dims"],
+            number_bytes=2 if SHORTS.name in name.split(".") else 4,
         )  # fmt: skip
     if kind == "embed" or not matrices:
         return Work(name, layer)

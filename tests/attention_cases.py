@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ ROPE_BASE = 10000.0
 # Of the range of the output. A cache's rounding moves scores and values; the reference rounds the
 # same way where it can, so what is left is the order of sums, and queries rounded to bytes.
 TOLERANCE = {"f32": 3e-6, "f16": 1e-3, "bf16": 8e-3, "q8_0": 1e-2, "q4_0": 0.15}
+ROUNDED = 5e-4  # of queries, keys, values and weights that become 16 bits
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Case:
     neox: bool = False
     type_k: str = "f32"
     type_v: str = "f32"
+    rounded: bool = False
     runs: tuple[int, ...] = (1, 1, 1)
     threads: int = 1
 
@@ -67,7 +70,7 @@ def run(case: Case) -> F32:
         graph = Graph(phase, {}, count, cache, ropes)
         rope = graph.rope(case.dims, ROPE_BASE, RopeScaling())
         rows = [
-            _filled(graph, name, x[done : done + count])
+            _filled(graph, name, x[done : done + count], case.rounded)
             for name, x in zip("qkv", (q, k, v), strict=True)
         ]
         made = graph.attention(
@@ -85,8 +88,8 @@ def run(case: Case) -> F32:
     return np.concatenate(out)
 
 
-def _filled(graph: Graph, name: str, x: F32) -> Rows:
-    rows = graph._rows(name, x[0].size)
+def _filled(graph: Graph, name: str, x: F32, rounded: bool) -> Rows:
+    rows = replace(graph._rows(name, x[0].size), rounded=rounded)
     memory = graph._keep_of(rows.word).view(np.float32).reshape(-1, rows.stride // 4)
     memory[: len(x), : x[0].size] = x.reshape(len(x), -1)
     memory[len(x) :] = np.nan
@@ -137,6 +140,12 @@ def error(case: Case) -> float:
     return float(np.abs(run(case) - wanted).max() / np.ptp(wanted))
 
 
+def tolerance(case: Case) -> float:
+    """What `error` stays below."""
+    of_cache = max(TOLERANCE[case.type_k], TOLERANCE[case.type_v])
+    return of_cache + case.rounded * ROUNDED
+
+
 def cases() -> list[Case]:
     """Odd positions, borders of blocks, groups, windows, caps, widths of heads, types."""
     few = (1,) * 3 + (2, 5, 8, 7) + (1,) * 3
@@ -157,24 +166,36 @@ def cases() -> list[Case]:
         *(Case(type_k=n, type_v=n, dims=d, runs=typed) for n in TOLERANCE for d in (64, 96, 128)),
         Case(type_k="q8_0", type_v="f16", runs=typed),
         Case(type_k="f16", type_v="q8_0", runs=typed),
+        *map(rounded, (borders, (130, 1, 300), (9, 128, 119, 256))),
+        rounded((140, 20), softcap=3.0),
+        *(rounded((40, 3, 90), dims=d) for d in widths),
+        *(rounded((40, 1, 100), heads=h, heads_kv=kv) for h, kv in groups),
+        *(rounded((141, 9, 150), window=w) for w in (1, 2, 17, 100, 129)),
+        *(rounded((130, 1, 33), type_k=n, type_v=n, dims=96) for n in TOLERANCE),
     ]
+
+
+def rounded(runs: tuple[int, ...], **kwargs: Any) -> Case:
+    """A case in which numbers may be rounded to 16 bits where they meet many tokens."""
+    return Case(runs=runs, rounded=True, **kwargs)
 
 
 def main() -> None:
     """Check every case, then that no number of threads changes a bit."""
     for case in cases():
         found = error(case)
-        tolerance = max(TOLERANCE[case.type_k], TOLERANCE[case.type_v])
-        if "-v" in sys.argv:
-            print(f"{found:.1e} {case}", flush=True)
-        if not found < tolerance:
+        if "-v" in sys.argv or not found < tolerance(case):
             print(f"{found:.1e} {case}", flush=True)
     for name in TOLERANCE:
-        case = Case(heads=6, heads_kv=3, type_k=name, type_v=name, runs=(200, 1, 8, 200, 1, 1))
+        case = Case(heads=6, heads_kv=2, type_k=name, type_v=name, runs=(200, 1, 8, 200, 1, 1))
         one = run(case)
         for threads in (2, 3, 4):
             if not np.array_equal(run(replace(case, threads=threads)), one):
                 print(f"another result with {threads} threads: {case}", flush=True)
+    for case in (Case(heads=4), rounded((), heads=4), rounded((), heads=4, window=70)):
+        parts = [run(replace(case, runs=runs)) for runs in ((300,), (128, 172), (64, 136, 100))]
+        if not all(np.array_equal(part, parts[0]) for part in parts):
+            print(f"another result with other runs: {case}", flush=True)
     print("done")
 
 

@@ -30,8 +30,8 @@ def _parser() -> Parser:
         "Measure tokens per second, beside what the machine can do at most.",
         epilog="GB/s counts weights and KV cache, GOPS multiplications and additions. The limit is "
         "the time this machine needs to read so much in one stream per thread, or to do so many "
-        "products of bytes (of 16-bit numbers or singles for floating point weights, of singles "
-        "for attention) from its nearest cache, whichever is longer; both are measured in the same "
+        "products of bytes (of 16-bit numbers or singles for floating point weights and for "
+        "attention) from its nearest cache, whichever is longer; both are measured in the same "
         "run. Lists are numbers and ranges: 512,1024 or 1-4 or 64-256+64 or 1-16*2; a flag given "
         "again adds to them. Every combination is a test.",
     )

@@ -7,8 +7,8 @@ are kept relative to the highest score so far. Source: Dao et al. 2022, arXiv:22
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 from ggq.blocks._frame import tile_tokens
 from ggq.jit.isa import target
@@ -17,6 +17,7 @@ from ggq.jit.lang import (
     Var,
     const,
     f32,
+    fma,
     i32,
     i64,
     load,
@@ -31,12 +32,12 @@ from ggq.jit.lang import (
     when,
     zeros,
 )
-from ggq.runtime.kernels import panels
 from ggq.runtime.kernels._math import exp2
 from ggq.runtime.kernels._op import Op, Single, Thread
 from ggq.runtime.kernels.attention import MASKED, capped
 from ggq.runtime.kernels.cache import BLOCK, HEAD_STEP, STRIP, Cache, CacheType, broadcast, pieces
 from ggq.runtime.kernels.heads import turn
+from ggq.runtime.kernels.panels import SINGLES, Singles, share_out, shorts
 
 TILE = 64  # tokens
 _COLUMNS = 2  # vectors of keys, and of values, multiplied at once
@@ -52,20 +53,24 @@ def own_bytes(dims: int, group: int) -> dict[str, int]:
 
     Queries of a task, the unpacked block, weights of a few rows, and sums of rows.
     """
-    vector = 4 * dims
+    vector = SINGLES.vector_bytes(dims)  # the others' are shorter
     return {
         "queries": vector * TILE * group, "keys": vector * BLOCK, "values": vector * BLOCK,
-        "weights": 4 * BLOCK * rows_at_once(), "sums": 4 * (3 * TILE * group),
+        "weights": 4 * BLOCK * rows_at_once(), "sums": 4 * (4 * TILE * group),
     }  # fmt: skip
 
 
 class _Sums:
-    """f32 per row of a task: highest score so far, sum of weights, factor of the sums before."""
+    """f32 per row of a task: highest score so far, sum of weights, factor of the sums before.
+
+    Where weights become shares of their sum in a block: what one is worth.
+    """
 
     def __init__(self, address: Value, rows: Value, first: Value) -> None:
         self.peaks = address + first * 4
         self.totals = self.peaks + rows * 4
         self.factors = self.totals + rows * 4
+        self.shares = self.factors + rows * 4
 
     def clear(self) -> None:
         """As before the first block, for one row."""
@@ -90,9 +95,10 @@ class _Rows:
     """
 
     def __init__(
-        self, dims: Value, queries: Value, weights: Value, own: Value, last: Value, window: Value
+        self, panel: Singles, dims: Value, queries: Value, weights: Value, own: Value, last: Value,
+        window: Value,
     ) -> None:  # fmt: skip
-        self._dims, self._queries, self._weights = dims, queries, weights
+        self._panel, self._dims, self._queries, self._weights = panel, dims, queries, weights
         self._own, self._last, self._window = own, last, window
         self._count = rows_at_once()
         step, none = _COLUMNS * target().lanes, const(i64, 0)
@@ -106,19 +112,22 @@ class _Rows:
         """Whether any of the tokens sees any position of the block."""
         return self._first < self._end
 
+    def _row(self, row: int) -> Value:
+        return self._weights + row * (BLOCK * 4)
+
     def _weight(self, row: int, at: Value) -> Value:
-        return self._weights + (at + row * BLOCK) * 4
+        return self._row(row) + at * 4
 
     def write_scores(self, keys: Value, cap: Value | None) -> Value:
         """Scores of all rows, masked where they are not seen; the highest f32[rows]."""
         lanes = target().lanes
-        nbytes = self._dims * 4
+        nbytes = self._panel.vector_bytes(self._dims)
         queries = [self._queries + nbytes * k for k in range(self._count)]
         peaks = [var(const(f32 * lanes, MASKED)) for _ in queries]
         for at in loop(self._begin, self._stop, _COLUMNS * lanes):
             places = [at + j * lanes for j in range(_COLUMNS)]
             columns = [keys + p // STRIP * (nbytes * STRIP) + p % STRIP * 4 for p in places]
-            for k, scores in enumerate(panels.scores(columns, self._dims, queries)):
+            for k, scores in enumerate(self._panel.scores(columns, self._dims, queries)):
                 for place, score in zip(places, scores, strict=True):
                     score = capped(score, cap)
                     store(self._weight(k, place), score, 4)
@@ -143,40 +152,51 @@ class _Rows:
                 store(self._weight(k, at), score, 4)
                 peak.set(maximum(peak, score))
 
-    def write_weights(self, peaks: Value) -> Value:
+    def write_weights(self, values: Value, shares: Value, peaks: Value) -> Value:
         """Weights relative to peaks f32[rows] in place of the scores; their sums f32[rows]."""
-        lanes = target().lanes
-        totals = [var(zeros(f32 * lanes)) for _ in range(self._count)]
+        lanes, rounds = target().lanes, self._panel.rounds
+        totals, scaled = ([var(zeros(f32 * lanes)) for _ in range(self._count)] for _ in range(2))
         for at in loop(self._begin, self._stop, lanes):
-            for k, total in enumerate(totals):
+            scales = self._panel.value_scales(values, self._dims, at) if rounds else None
+            for k in range(self._count):
                 weight = exp2(load(f32 * lanes, self._weight(k, at), 4) - splat(peaks[k], lanes))
+                totals[k] += weight
+                if scales is not None:
+                    weight = weight * scales
+                    scaled[k] += weight
                 store(self._weight(k, at), weight, 4)
-                total += weight
-        return folded([total.value for total in totals], lambda a, b: a + b)
+        if rounds:
+            self._round_weights(_over_lanes(scaled), shares)
+        return _over_lanes(totals)
 
-    def add_values(self, values: Value, factors: Value, out: Value, out_stride: Value) -> None:
+    def _round_weights(self, totals: Value, shares: Value) -> None:
+        """Make integers of 16 bits of weights, side by side from where their row begins."""
+        lanes = target().lanes
+        factor, worth = share_out(totals)
+        store(shares, worth, 4)
+        for at in loop(self._begin, self._stop, lanes):
+            for k in range(self._count):
+                weight = load(f32 * lanes, self._weight(k, at), 4) * splat(factor[k], lanes)
+                store(self._row(k) + at * 2, shorts(weight), 4)
+
+    def add_values(self, values: Value, sum: _Sums, out: Value, out_stride: Value) -> None:
         """Rows of out = themselves * factor + weighted sums of values."""
+        rows = [self._row(k) for k in range(self._count)]
         for begin, stop, step in pieces(self._dims, _COLUMNS * target().lanes, HEAD_STEP):
-            lanes = min(step, target().lanes)
             for d in loop(begin, stop, step):
-                places = [
-                    [out + out_stride * k + (d + j) * 4 for j in range(0, step, lanes)]
-                    for k in range(self._count)
-                ]
-                sums = [
-                    [
-                        var(load(f32 * lanes, at, 4) * broadcast(factors + k * 4, lanes))
-                        for at in row
-                    ]
-                    for k, row in enumerate(places)
-                ]
-                for at in loop(self._first, self._end):
-                    value = values + (at * self._dims + d) * 4
-                    weights = [self._weight(k, at) for k in range(self._count)]
-                    panels.add_value(sums, weights, value, lanes)
-                for row, parts in zip(places, sums, strict=True):
-                    for place, part in zip(row, parts, strict=True):
-                        store(place, part.value, 4)
+                found = self._panel.weighted_sums(
+                    values, self._dims, d, step, rows, self._first, self._end, sum.shares
+                )
+                for k, parts in enumerate(found):
+                    for j, part in enumerate(parts):
+                        lanes = part.type.lanes
+                        at = out + out_stride * k + (d + j * lanes) * 4
+                        factor = broadcast(sum.factors + k * 4, lanes)
+                        store(at, fma(load(f32 * lanes, at, 4), factor, part), 4)
+
+
+def _over_lanes(sums: list[Var]) -> Value:
+    return folded([sum.value for sum in sums], lambda a, b: a + b)
 
 
 def folded(rows: list[Value], combine: Callable[[Value, Value], Value]) -> Value:
@@ -197,8 +217,17 @@ def folded(rows: list[Value], combine: Callable[[Value, Value], Value]) -> Value
     return rows[0]
 
 
+def _dealt(t: Thread, tasks: Value) -> Iterator[Value]:
+    """The thread's own tasks. They are dealt out there and back, for later ones take longer."""
+    for first in loop(0, tasks, t.count):
+        is_back = (first // t.count & 1).ne(0)
+        task = first + select(is_back, t.count - 1 - t.index, t.index)
+        with when(task < tasks):
+            yield task
+
+
 @cache
-def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool) -> Op:
+def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool, panel: Singles) -> Op:
     """out[t, h] = attention of query head h; threads share tiles and heads of the cache."""
 
     def body(
@@ -209,21 +238,18 @@ def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool) -> O
         layer = Cache(key_type, value_type, cache, blocks, dims)
         queries, keys, values = t.at(queries), t.at(keys), t.at(values)
         weights, sums = t.at(weights), t.at(sums)
-        group, rows, nbytes = n_head // n_head_kv, rows_at_once(), dims * 4
+        group, rows, nbytes = n_head // n_head_kv, rows_at_once(), panel.vector_bytes(dims)
 
         def unpack(head: Value, block: Value, begin: Value, end: Value) -> None:
             from_cache = layer.keys(head, block)
             two = 2 * STRIP  # so many keys are looked at, at once, at most
             for at in loop(begin // two * two, (end + (two - 1)) // two * two, STRIP):
                 strip = from_cache + at // STRIP * layer.strip_bytes
-                panels.pack_keys(layer, strip, keys + at * nbytes)
-            from_cache = layer.values_behind(from_cache)
-            for at in loop(begin, end):
-                panels.pack_value(layer, from_cache, at, values + at * nbytes)
+                panel.pack_keys(layer, strip, keys + at * nbytes)
+            panel.pack_values(layer, layer.values_behind(from_cache), begin, end, values)
 
-        # Later tiles see more positions: dealing them out in turn keeps threads even.
         tiles = (t.n_tokens + (TILE - 1)) // TILE
-        for task in loop(t.index, tiles * n_head_kv, t.count):
+        for task in _dealt(t, tiles * n_head_kv):
             head, first = task % n_head_kv, task // n_head_kv * TILE
             stop = minimum(first + TILE, t.n_tokens)
             count = (stop - first + (rows - 1)) // rows * rows
@@ -245,7 +271,7 @@ def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool) -> O
                 for token in loop(count):
                     from_token = minimum(first + token, stop - 1)  # a row without token: the last
                     x = q + from_token * q_stride + (head * group + member) * dims * 4
-                    panels.write_query(x, dims, scale, query_of(member, token))
+                    panel.write_query(x, dims, scale, query_of(member, token))
                     sums_of(member, token).clear()
                     for d in loop(0, dims, HEAD_STEP):
                         store(place(member, token) + d * 4, zeros(f32 * HEAD_STEP), 4)
@@ -257,14 +283,14 @@ def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool) -> O
                 for member in loop(group):
                     for token in loop(0, count, rows):
                         here = _Rows(
-                            dims, query_of(member, token), weights, position + token - start,
-                            last - start, window,
+                            panel, dims, query_of(member, token), weights,
+                            position + token - start, last - start, window,
                         )  # fmt: skip
                         with when(here.see_it):
                             sum = sums_of(member, token)
                             peaks = here.write_scores(keys, cap if has_cap else None)
-                            sum.update(peaks, here.write_weights)
-                            here.add_values(values, sum.factors, place(member, token), out_stride)
+                            sum.update(peaks, partial(here.write_weights, values, sum.shares))
+                            here.add_values(values, sum, place(member, token), out_stride)
 
             for member in loop(group):
                 for token in loop(count):
@@ -276,5 +302,5 @@ def attend_tiles(key_type: CacheType, value_type: CacheType, has_cap: bool) -> O
                     if value_type.rotated:
                         turn(row, dims)
 
-    kind = ".cap" if has_cap else ""
-    return Op(f"attend.tiles.{key_type.name}.{value_type.name}{kind}", body)
+    kind = f"{panel.name}{'.cap' if has_cap else ''}"
+    return Op(f"attend.tiles.{key_type.name}.{value_type.name}.{kind}", body)
