@@ -23,8 +23,7 @@ class Combination(NamedTuple):
 
 
 PLAIN = Combination("llama", "preset", "none")
-# Of a run that names none of the three and has nothing that speaks against it.
-DEFAULT = Combination("yaqa", "fisher", "awq")
+DEFAULT = PLAIN  # of a run that names none of the three and has nothing that speaks against it
 DEFAULT_TYPE = "q4_k"
 
 

@@ -86,17 +86,20 @@ def test_bits_become_lanes(form: Generic, lanes: int) -> None:
     assert out.tolist() == np.unpackbits(packed, bitorder="little").tolist()
 
 
-@pytest.mark.parametrize("size", [64, 256, 1024])
-def test_words_are_picked_from_a_table(form: Generic, size: int) -> None:
-    if not form.looks_up_words:
+@pytest.mark.parametrize(
+    ("size", "count"), [(64, 32), (1024, 32), (128, 64), (512, 64), (2048, 64)]
+)
+def test_words_are_picked_from_a_table(form: Generic, size: int, count: int) -> None:
+    if not (form.looks_up_many if count == 64 else form.looks_up_words):
         return  # it has no such operation
     words = np.random.default_rng(4).integers(0, 1 << 16, size).tolist()
 
     def body(indices: Value, out: Value) -> None:
-        store(out, form.lookup_words(words, load(u16 * 32, indices)))
+        for at in loop(0, 2 * size, 2 * count):
+            store(out + at, form.lookup_words(words, load(u16 * count, indices + at)))
 
-    indices, out = (np.arange(32, dtype=np.uint16) * 997 + 31) % size, filled("u2", 32)
-    call(body, indices.astype(np.uint16), out)
+    indices, out = (np.arange(size) * 997 % size).astype(np.uint16), filled("u2", size)
+    call(body, indices, out)
     assert out.tolist() == [words[i] for i in indices]
 
 

@@ -7,15 +7,19 @@ elsewhere as whole levels in memory, loaded word by word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import ClassVar
 
 from ggq.blocks._grids import Grid
+from ggq.blocks._super import BLOCK, CHUNK, SuperBlock
+from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Type,
     Value,
     call,
+    concat,
     const,
     i64,
     load,
@@ -32,22 +36,48 @@ from ggq.jit.lang import (
     undefined,
 )  # fmt: skip
 
-BLOCK = 256
-CHUNK = 16  # codes that stay together
 OFFSET = 64  # of signed levels: with it no code is negative, nor too large for any dot product
 MOST_LOOKED_UP = 1024  # words of a codebook that are looked up in registers
+FOUND_TOGETHER = 1024  # words of a codebook from which on those of two blocks are
 _BITS = [1 << i for i in range(8)]
 
 Part = tuple[list[int], Value]  # (where each chunk starts, codes)
 
 
-def signed_codes(grid: Grid, indices: Value, signs: Value, width: int) -> Iterator[Part]:
-    """u8[width]: OFFSET + level, or - where a bit of signs u8[32], lowest first, is set."""
+class CodebookBlock(SuperBlock):
+    """A family gives its `grid` and `words`, and makes `codes` of what `found` says of them."""
+
+    grid: ClassVar[Grid]
+
+    def words(self, blocks: Blocks) -> Value:
+        """u16 indices of the words."""
+        raise NotImplementedError
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Two where their 32 words each are found sooner together."""
+        large = BLOCK // self.grid.dims == 32 and len(_packed(self.grid)) >= FOUND_TOGETHER
+        return 2 if large and target().looks_up_many else 1
+
+    def look_ahead(self, several: Sequence[Blocks]) -> None:
+        """Find the words of all."""
+        words = _words(self.grid, concat(*(self.words(blocks) for blocks in several)))
+        for blocks, found in zip(several, words, strict=True):
+            blocks.found = [found]
+
+
+def signed_codes(
+    grid: Grid, indices: Value, signs: Value, width: int, found: list[Value] | None = None
+) -> Iterator[Part]:
+    """u8[width]: OFFSET + level, or - where a bit of signs u8[32], lowest first, is set.
+
+    `found` are the words, if they are known already.
+    """
     if _in_registers(width):
         numbered = [*grid.levels, *[0] * ((1 << _level_bits(grid)) - len(grid.levels))]
         entries = [OFFSET + level for level in numbered], [OFFSET - level for level in numbered]
         unpacked = _signed_pairs if grid.dims == 8 else _signed_nibbles
-        yield from unpacked(_words(grid, indices), signs, *entries)
+        yield from unpacked(found or _words(grid, indices), signs, *entries)
         return
     start = _words_in_memory(grid, lambda level: level)
     for starts in _order(width):
@@ -60,13 +90,17 @@ def signed_codes(grid: Grid, indices: Value, signs: Value, width: int) -> Iterat
 
 
 def shifted_codes(
-    grid: Grid, code: Callable[[int], int], indices: Value, down: Value, width: int
-) -> Iterator[Part]:
-    """u8[width]: `code` of a level of eight in a word; 2 less where down u16[32] is not 0."""
+    grid: Grid, code: Callable[[int], int], indices: Value, down: Value, width: int,
+    found: list[Value] | None = None,
+) -> Iterator[Part]:  # fmt: skip
+    """u8[width]: `code` of a level of eight in a word; 2 less where down u16[32] is not 0.
+
+    `found` are the words, if they are known already.
+    """
     if _in_registers(width):
         entries = [code(level) for level in (*grid.levels, 0)]
         choice = select(down.ne(0), const(u16 * 32, 0x0808), 0)
-        (words,) = _words(grid, indices)
+        (words,) = found or _words(grid, indices)
         for k in range(4):
             named = ((words >> 2 * k) & 0x0303) | choice
             yield _weights_of_pairs(k), _named(entries * 2 + [e - 2 for e in entries] * 2, named)
@@ -109,7 +143,10 @@ def _in_registers(width: int) -> bool:
 
 def _words(grid: Grid, indices: Value) -> list[Value]:
     """u16[32] each: the words that u16[32] or u16[64] indices name."""
-    packed = _packed(grid)
+    packed, count = _packed(grid), indices.type.lanes
+    if count % 64 == 0 and target().looks_up_many:
+        parts = [target().lookup_words(packed, some) for some in split(indices, 64)]
+        return [words for part in parts for words in split(part, 32)]
     if len(packed) <= MOST_LOOKED_UP:
         return [target().lookup_words(packed, some) for some in split(indices, 32)]
     start, quads = table(u16, packed), indices.bits(u64 * (indices.type.lanes // 4))

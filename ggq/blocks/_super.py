@@ -27,6 +27,7 @@ from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
     Value,
+    Var,
     const,
     discarded,
     f32,
@@ -72,6 +73,14 @@ class SuperBlock(BlockType):
     scaled: ClassVar[bool] = True  # whether there are scales other than 1
     room: ClassVar[int] = BLOCK  # bytes of all code vectors, with codes of no weight
     has_minimum: ClassVar[bool] = False
+
+    @property
+    def blocks_at_once(self) -> int:
+        """Blocks of a row that are better unpacked together."""
+        return 1
+
+    def look_ahead(self, several: Sequence[Blocks]) -> None:
+        """Do for `blocks_at_once` blocks what is quicker for all together."""
 
     @property
     def groups(self) -> int:
@@ -200,30 +209,49 @@ class SuperFrame(Frame):
 
     def dot_row(self, row: Value, cols: Value, images: Sequence[Value]) -> list[Value]:
         family, t = self.family, target()
-        groups = family.groups
         totals = [var(zeros(f32 * t.lanes)) for _ in images]
-        minima = [var(zeros(f32 * (groups // 2))) for _ in images]
-        for b in loop(cols // BLOCK):
-            view = Blocks(family, row + b * family.nbytes)
-            stream(view.address, family.nbytes)
-            scales, d = family.scales(view), family.scale(view)
-            xs = [image + b * self._record() for image in images]
-            accs = self._scaled_dots(view, scales, xs, [self._start(scales, x) for x in xs])
-            for x, acc, total in zip(xs, accs, totals, strict=True):
-                dx = load(f32, x + (family.room + 32), 4)
-                total.set(fma(acc.to(f32), splat(d * dx, t.lanes), total))
-            if family.has_minimum:
-                lows, dmin = family.minima(view), view.half("dmin")
-                for x, low in zip(xs, minima, strict=True):
-                    sums, dx = (
-                        load(i16 * groups, x + family.room, 2),
-                        load(f32, x + (family.room + 32), 4),
-                    )
-                    m = t.dot_pairs(zeros(i32 * (groups // 2)), lows, sums)
-                    low.set(fma(m.to(f32), splat(dmin * dx, groups // 2), low))
+        minima = [var(zeros(f32 * (family.groups // 2))) for _ in images]
+        blocks, at_once, whole = cols // BLOCK, family.blocks_at_once, const(i64, 0)
+        if at_once > 1:
+            whole = blocks // at_once * at_once
+            for first in loop(0, whole, at_once):
+                views = [self._view(row, first + k) for k in range(at_once)]
+                family.look_ahead(views)
+                for k, view in enumerate(views):
+                    self._add_block(view, self._records(images, first + k), totals, minima)
+        for b in loop(whole, blocks):
+            self._add_block(self._view(row, b), self._records(images, b), totals, minima)
         if not family.has_minimum:
             return [hsum(total) for total in totals]
         return [hsum(total) - hsum(low) for total, low in zip(totals, minima, strict=True)]
+
+    def _view(self, row: Value, block: Value) -> Blocks:
+        view = Blocks(self.family, row + block * self.family.nbytes)
+        stream(view.address, self.family.nbytes)
+        return view
+
+    def _records(self, images: Sequence[Value], block: Value) -> list[Value]:
+        return [image + block * self._record() for image in images]
+
+    def _add_block(
+        self, view: Blocks, xs: list[Value], totals: list[Var], minima: list[Var]
+    ) -> None:
+        """Add a block times its part of each image."""
+        family, t, groups = self.family, target(), self.family.groups
+        scales, d = family.scales(view), family.scale(view)
+        accs = self._scaled_dots(view, scales, xs, [self._start(scales, x) for x in xs])
+        for x, acc, total in zip(xs, accs, totals, strict=True):
+            dx = load(f32, x + (family.room + 32), 4)
+            total.set(fma(acc.to(f32), splat(d * dx, t.lanes), total))
+        if family.has_minimum:
+            lows, dmin = family.minima(view), view.half("dmin")
+            for x, low in zip(xs, minima, strict=True):
+                sums, dx = (
+                    load(i16 * groups, x + family.room, 2),
+                    load(f32, x + (family.room + 32), 4),
+                )
+                m = t.dot_pairs(zeros(i32 * (groups // 2)), lows, sums)
+                low.set(fma(m.to(f32), splat(dmin * dx, groups // 2), low))
 
     def _start(self, scales: Value, x: Value) -> Value:
         """i32 vector the dots of a block are added to: what the codes' excess makes too much."""

@@ -24,6 +24,7 @@ class Blocks:
         self.count = count
         self.repeat = repeat
         self._whole: tuple[Value, Value] | None = None
+        self.found: list[Value] | None = None  # words of a codebook, where looked up beforehand
 
     def repeated(self, times: int) -> Blocks:
         """The same blocks with scalar fields repeated `times` times each."""

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 from ggq.blocks import _grids as grids
 from ggq.blocks._base import U8, fields
-from ggq.blocks._codebook import nibbles, shifted_codes
+from ggq.blocks._codebook import CodebookBlock, nibbles, shifted_codes
 from ggq.blocks._lanes import Lanes, Tile, lanes
 from ggq.blocks._nearest_word import Words, number
 from ggq.blocks._neighbours import Lattice
 from ggq.blocks._search import clamp, nearest_int, square_weights, sum_squares, weigh
 from ggq.blocks._split_search import fit_split, shift_of
-from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.jit.isa import target
 from ggq.jit.lang import (
@@ -39,14 +38,11 @@ from ggq.jit.lang import (
 _LATTICE = Lattice(grids.IQ1S, 3)
 
 
-class _IQ1(SuperBlock):
+class _IQ1(CodebookBlock):
     """w = d / 8 * (2 sc + 1) * (8 * word +- 1)"""
 
+    grid = grids.IQ1S
     offset = 9
-
-    def words(self, blocks: Blocks) -> Value:
-        """u16[32]: numbers of the words."""
-        raise NotImplementedError
 
     def shifts_down(self, blocks: Blocks) -> Value:
         """Whether to subtract, for every 8 weights: not 0 in u16[32]."""
@@ -55,7 +51,9 @@ class _IQ1(SuperBlock):
     def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
         """Words with the shift added."""
         down, words = self.shifts_down(blocks), self.words(blocks)
-        return shifted_codes(grids.IQ1S, lambda level: 8 * level + 10, words, down, width)
+        return shifted_codes(
+            self.grid, lambda level: 8 * level + 10, words, down, width, blocks.found
+        )
 
 
 class IQ1_S(_IQ1):

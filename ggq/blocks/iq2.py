@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from ggq.blocks import _grids as grids
 from ggq.blocks._base import U8, fields
-from ggq.blocks._codebook import OFFSET, even_signs, nibbles, signed_codes, signs_of_info
+from ggq.blocks._codebook import (
+    OFFSET,
+    CodebookBlock,
+    even_signs,
+    nibbles,
+    signed_codes,
+    signs_of_info,
+)
 from ggq.blocks._codebook_search import (
     Recipe,
     offset_square_weights,
@@ -17,7 +24,6 @@ from ggq.blocks._codebook_search import (
 )
 from ggq.blocks._lanes import Lanes, Tile, lanes
 from ggq.blocks._neighbours import Lattice
-from ggq.blocks._super import SuperBlock
 from ggq.blocks._view import Blocks
 from ggq.jit.lang import Value, const, i16, i32, load, loop, select, shuffle, u8, u16, u32, zeros
 
@@ -28,11 +34,20 @@ _XS = Recipe(Lattice(grids.IQ2XS, 2), 16, 9, 0.1, 1e-15, 1.0, even_signs=True)
 _S = Recipe(Lattice(grids.IQ2S, 1), 16, 9, 0.1, 1e-8, 2.0)
 
 
-class _IQ2(SuperBlock):
+class _IQ2(CodebookBlock):
     """w = +-d / 8 * (1 + 2 sc) * word"""
 
     offset = OFFSET
     narrow = False
+
+    def signs(self, blocks: Blocks) -> Value:
+        """u8[32]: eight for every word."""
+        raise NotImplementedError
+
+    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
+        """Words with their signs."""
+        words, signs = self.words(blocks), self.signs(blocks)
+        return signed_codes(self.grid, words, signs, width, blocks.found)
 
     def scale(self, blocks: Blocks) -> Value:
         """d / 8."""
@@ -46,16 +61,20 @@ class IQ2_XXS(_IQ2):
     """
 
     id = 16
+    grid = grids.IQ2XXS
     layout = fields(("d", "<f2"), ("qs", "<u2", (32,)))
     group = 32
     uses_importance = True
     needs_importance = True
 
-    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
-        """Words and signs in turns."""
+    def words(self, blocks: Blocks) -> Value:
+        """Four bytes before the signs."""
         qs = load(u32 * 16, blocks.address + 2)
-        words = shuffle(qs, range(0, 16, 2)).bits(u8 * 32).to(u16)
-        return signed_codes(grids.IQ2XXS, words, signs_of_info(_info(qs)), width)
+        return shuffle(qs, range(0, 16, 2)).bits(u8 * 32).to(u16)
+
+    def signs(self, blocks: Blocks) -> Value:
+        """Seven bits each."""
+        return signs_of_info(_info(load(u32 * 16, blocks.address + 2)))
 
     def scales(self, blocks: Blocks) -> Value:
         """Above the signs."""
@@ -90,15 +109,19 @@ class IQ2_XS(_IQ2):
     """
 
     id = 17
+    grid = grids.IQ2XS
     layout = fields(("d", "<f2"), ("qs", "<u2", (32,)), ("scales", "u1", (8,)))
     group = 16
     uses_importance = True
     needs_importance = True
 
-    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
-        """Signs above the words."""
-        qs = load(u16 * 32, blocks.address + 2)
-        return signed_codes(grids.IQ2XS, qs & 511, even_signs((qs >> 9).to(u8)), width)
+    def words(self, blocks: Blocks) -> Value:
+        """Below the signs."""
+        return load(u16 * 32, blocks.address + 2) & 511
+
+    def signs(self, blocks: Blocks) -> Value:
+        """Seven bits each."""
+        return even_signs((load(u16 * 32, blocks.address + 2) >> 9).to(u8))
 
     def scales(self, blocks: Blocks) -> Value:
         """Two to a byte."""
@@ -126,16 +149,20 @@ class IQ2_S(_IQ2):
     """
 
     id = 22
+    grid = grids.IQ2S
     layout = fields(("d", "<f2"), ("qs", "u1", (64,)), ("qh", "u1", (8,)), ("scales", "u1", (8,)))
     group = 16
     uses_importance = True
 
-    def codes(self, blocks: Blocks, width: int) -> Iterator[tuple[list[int], Value]]:
-        """The first half of qs are words, the second one is signs."""
+    def words(self, blocks: Blocks) -> Value:
+        """Eight bits in the first half of qs, two in qh."""
         high = shuffle(blocks.bytes("qh").to(u16), [i // 4 for i in range(32)])
         high = (high << const(u16 * 32, [8, 6, 4, 2] * 8)) & 0x300
-        words = blocks.bytes("qs", 0, 32).to(u16) | high
-        return signed_codes(grids.IQ2S, words, blocks.bytes("qs", 32, 32), width)
+        return blocks.bytes("qs", 0, 32).to(u16) | high
+
+    def signs(self, blocks: Blocks) -> Value:
+        """The second half of qs."""
+        return blocks.bytes("qs", 32, 32)
 
     def scales(self, blocks: Blocks) -> Value:
         """Two to a byte."""

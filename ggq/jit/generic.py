@@ -102,8 +102,16 @@ class Generic:
         each = shuffle(packed, [i // 8 for i in range(n)])
         return (each & const(each.type, [1 << i % 8 for i in range(n)])).ne(0)
 
+    @property
+    def looks_up_many(self) -> bool:
+        """Whether `lookup_words` takes 64 indices too, in the time it takes for 32."""
+        return False
+
     def lookup_words(self, table: Sequence[int], indices: Value) -> Value:
-        """u16[32]: entries of a table of 64 * 2^k words of 16 bits, picked by u16[32] indices."""
+        """u16[n]: entries of a table of 64 * 2^k words of 16 bits, picked by u16[n] indices.
+
+        n is 32, or 64 with `looks_up_many`, where the table has at least 128 words.
+        """
         raise NotImplementedError
 
     def round_even(self, x: Value) -> Value:

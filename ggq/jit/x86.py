@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ggq.jit import cpu
 from ggq.jit.generic import Generic, in_parts
 from ggq.jit.lang import (
     Value,
@@ -22,6 +23,7 @@ from ggq.jit.lang import (
     i32,
     rint,
     select,
+    shuffle,
     u8,
     u16,
 )
@@ -115,18 +117,15 @@ class Avx512(AvxVnni):
     def set_bits(self, packed: Value) -> Value:
         return packed.bits(bit * (8 * packed.type.lanes))
 
+    @property
+    def looks_up_many(self) -> bool:
+        return "avx512vbmi" in cpu.machine().features
+
     def lookup_words(self, table: Sequence[int], indices: Value) -> Value:
-        words, name = u16 * 32, "llvm.x86.avx512.vpermi2var.hi.512"
-        picked = []
-        for start in range(0, len(table), 64):
-            low, high = (const(words, table[i : i + 32]) for i in (start, start + 32))
-            picked.append(call(name, words, low, indices, high))
-        place = 64
-        while len(picked) > 1:
-            odd = (indices & place).ne(0)
-            pairs = zip(picked[::2], picked[1::2], strict=True)
-            picked, place = [select(odd, b, a) for a, b in pairs], 2 * place
-        return picked[0]
+        if indices.type.lanes == 64:
+            return _lookup_by_bytes(table, indices)
+        odd = [(indices & place).ne(0) for place in _places(64, len(table))]
+        return _picked("llvm.x86.avx512.vpermi2var.hi.512", table, indices, odd)
 
     def times_power_of_2(self, x: Value, n: Value) -> Value:
         lanes = x.type.lanes
@@ -136,3 +135,33 @@ class Avx512(AvxVnni):
         always = [x, const(i16 if lanes == 16 else i8, -1)]
         rounding = [const(i32, 4)] if lanes == 16 else []
         return call(name, x.type, x, n, *always, *rounding)
+
+
+def _lookup_by_bytes(table: Sequence[int], indices: Value) -> Value:
+    """u16[64]: the lower and the upper bytes of words are picked apart."""
+    low, high = (shuffle(n.bits(u8 * 128), range(0, 128, 2)) for n in (indices, indices >> 7))
+    odd = [(high & place).ne(0) for place in _places(1, len(table) // 128)]
+    first, second = (
+        _picked("llvm.x86.avx512.vpermi2var.qi.512", plane, low, odd)
+        for plane in ([word >> shift & 0xFF for word in table] for shift in (0, 8))
+    )
+    return shuffle(first, [k // 2 + k % 2 * 64 for k in range(128)], second).bits(u16 * 64)
+
+
+def _places(first: int, end: int) -> list[int]:
+    """Powers of 2."""
+    return [1 << k for k in range(first.bit_length() - 1, end.bit_length() - 1)]
+
+
+def _picked(name: str, table: Sequence[int], indices: Value, odd: list[Value]) -> Value:
+    """Entries of a table by an instruction that picks from two vectors.
+
+    `odd` tells of every bit of the index above those the instruction heeds whether it is set.
+    """
+    type, n = indices.type, indices.type.lanes
+    if not odd:
+        low, high = (const(type, table[i : i + n]) for i in (0, n))
+        return call(name, type, low, indices, high)
+    half = len(table) // 2
+    low, high = (_picked(name, part, indices, odd[:-1]) for part in (table[:half], table[half:]))
+    return select(odd[-1], high, low)
