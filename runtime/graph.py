@@ -248,17 +248,21 @@ class Graph:
             "w": weight.address, "row_bytes": weight.type.row_bytes(cols), "rows": rows,
             "cols": cols, "y": y.word, "stride": y.stride, "accumulate": int(into is not None),
         }  # fmt: skip
-        how = f"{ROWS} {rows}"
+        by_turns = single or self.phase is Phase.FEW
+        # No other step's turns are the same.
+        how = f"turns {len(self._program)}" if by_turns else f"{ROWS} {rows}"
+        taken = self._own(how, 8) if by_turns else 0
         reads: list[Access] = [(y, how)] if into else []
         if single:
             image = self._image(x, weight)
             op = linear.matvec(weight.type, self.exact)
-            self._emit(op, reads, [(y, how)], x=image, nbytes=0, **words)
+            self._emit(op, reads, [(y, how)], x=image, nbytes=0, taken=taken, **words)
         elif self.phase is Phase.FEW:
             images, nbytes = self._images(x, weight)
             op = linear.matvec(weight.type, self.exact, self.count)
             reads.append((images, ALL))
-            self._emit(op, reads, [(y, how)], x=images.word, nbytes=nbytes, **words)
+            words |= {"x": images.word, "nbytes": nbytes, "taken": taken}
+            self._emit(op, reads, [(y, how)], **words)
         else:
             tiles, nbytes = self._tiles(x, weight)
             frame = linear.frame_of(weight.type, self.exact)
@@ -386,14 +390,15 @@ class Graph:
     def gated(self, kind: str, gate: Rows, up: Rows) -> Rows:
         """[T, F] = f(gate) * up with f one of activation.GATED."""
         one, all_tokens = activation.GATED[kind]
+        words = {"gate": gate.word, "up": up.word, "cols": gate.cols}
+        if self._one:  # done by every thread: sooner than they could wait for each other
+            out = Rows("gated.own", self._own("gated", 4 * gate.cols), 0, gate.cols)
+            self._emit(one, [(gate, ALL), (up, ALL)], [(out, OWN)], out=out.word, **words)
+            return out
         out = self._rows("gated", gate.cols)
-        how = f"{ROWS} {gate.cols}" if self._one else TOKENS
-        words = {"gate": gate.word, "up": up.word, "out": out.word, "cols": gate.cols}
-        if not self._one:
-            words["stride"] = gate.stride
-        self._emit(
-            one if self._one else all_tokens, [(gate, how), (up, how)], [(out, how)], **words
-        )
+        reads: list[Access] = [(gate, TOKENS), (up, TOKENS)]
+        words |= {"out": out.word, "stride": gate.stride}
+        self._emit(all_tokens, reads, [(out, TOKENS)], **words)
         return out
 
     def experts(self, x: Rows, name: str, used: int, *, into: Rows) -> None:

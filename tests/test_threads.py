@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 import ggq
+from ggq.jit.lang import Value, i64, load, loop, store
 from ggq.runtime import cores
+from ggq.runtime.kernels._op import PRIVATE, STATE_WORDS, Op, Thread
 from ggq.runtime.model import Model
 from ggq.runtime.pace import LONGEST_PAUSE, WINDOW, Pace
-from ggq.runtime.threads import Program
+from ggq.runtime.threads import Program, Team
 from tests.models import TINY
 from tests.tree_copy import ROOT, run_in
 
@@ -52,6 +54,29 @@ def test_the_number_of_threads_changes_nothing_even_from_token_to_token(path: Pa
     with ggq.load(path, n_threads=1) as alone, ggq.load(path, n_threads=4) as team:
         wanted = logits(alone, [1] * len(counts))
         assert np.array_equal(logits(team, counts), wanted)
+
+
+def take(t: Thread, hits: Value, total: Value, taken: Value) -> None:
+    """hits[i] += 1 by whoever's turn i is."""
+    for begin, end in t.turns(total, 16, taken):
+        for i in loop(begin, end):
+            at = hits + i * 8
+            store(at, load(i64, at, 8) + 1, 8)
+
+
+@pytest.mark.parametrize("total", [1, 15, 16, 17, 500, 4096])
+def test_every_turn_is_taken_once(total: int) -> None:
+    """By any number of threads, one run after the other, on top of what each run left."""
+    operation, hits = Op("tests.take", take), np.zeros(total, np.int64)
+    description = np.array(operation.describe(hits=hits.ctypes.data, total=total, taken=PRIVATE))
+    address = operation.kernel.address, description.ctypes.data
+    program = Program(np.array([address], np.int64), 8, 4, [], [hits, description])
+    state = np.zeros(STATE_WORDS, np.int64)
+    team = Team(4)
+    for runs in range(1, 401):
+        team._run(program.operations, program, state, 0, 1 + runs % 4)
+        assert (hits == runs).all()
+    team.close()
 
 
 def test_a_prompts_program_is_its_pieces() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,40 @@ import numpy.typing as npt
 
 from ggq.blocks._frame import tile_tokens
 from ggq.jit import Kernel
-from ggq.jit.lang import Value, const, f32, i32, i64, load, minimum, select
+from ggq.jit.atomic import atomic_load, atomic_replace
+from ggq.jit.lang import (
+    Value,
+    bit,
+    const,
+    f32,
+    i32,
+    i64,
+    load,
+    loop,
+    maximum,
+    minimum,
+    repeat_while,
+    select,
+    var,
+    when,
+)
 
 PRIVATE = 1 << 62  # set in a word that is an offset into the thread's own memory
 STATE_WORDS = 8
-N_TOKENS, POSITION, TOKENS = 0, 1, 2  # words of the state
+PIECES = 4  # of what is left of a share, a thread takes one
+TAKEN_BITS = 32  # of a word that counts what was taken in a run; above them the run's number
+N_TOKENS, POSITION, TOKENS = 0, 1, 2  # words of the state ...
+RUN, OWN_BYTES = 3, 4  # ... and those the executor sets: run number, bytes of a thread's own memory
 
 
+@dataclass(frozen=True)
 class Thread:
     """One thread's view of a run, inside an operation."""
 
-    def __init__(self, index: Value, count: Value, private: Value, state: Value) -> None:
-        self.index, self.count, self.private, self.state = index, count, private, state
+    index: Value
+    count: Value
+    private: Value
+    state: Value
 
     @property
     def n_tokens(self) -> Value:
@@ -57,6 +79,38 @@ class Thread:
         begin = (steps * self.index) // self.count * step
         end = (steps * (self.index + 1)) // self.count * step
         return begin, minimum(end, total)
+
+    def turns(self, total: Value, step: int, taken: Value) -> Iterator[tuple[Value, Value]]:
+        """Parts (begin, end) of range(total), in whole steps, each for one thread only.
+
+        A thread takes its share in pieces, smaller and smaller ones, then of what others have left
+        of theirs: none waits for one that is slower or kept off its core. `taken` is a word of
+        every thread's own memory that nothing else uses.
+        """
+        own_bytes = load(i64, self.state + 8 * OWN_BYTES, 8)
+        for turn in loop(self.count):
+            owner = (self.index + turn) % self.count
+            begin, end = replace(self, index=owner).share(total, step)
+            counter = self.at(taken) + (owner - self.index) * own_bytes
+            yield from self._not_taken(counter, begin, end, step)
+
+    def _not_taken(
+        self, counter: Value, begin: Value, end: Value, step: int
+    ) -> Iterator[tuple[Value, Value]]:
+        run = load(i64, self.state + 8 * RUN, 8) << TAKEN_BITS
+        steps = (end - begin + (step - 1)) // step
+        going = var(const(bit, 1))
+        for _ in repeat_while(lambda: going.value):
+            before = atomic_load(counter)
+            # What another run left there counts as nothing taken.
+            now = select((before >> TAKEN_BITS).eq(run >> TAKEN_BITS), before, run)
+            done = now & ((1 << TAKEN_BITS) - 1)
+            going.set(done < steps)
+            with when(done < steps):
+                more = maximum((steps - done) // PIECES, const(i64, 1))
+                first = begin + done * step
+                with when(atomic_replace(counter, before, now + more).eq(before)):
+                    yield first, minimum(first + more * step, end)
 
     def share_tokens(self) -> tuple[Value, Value]:
         """This thread's tokens, in whole tiles; singly where there is one tile of them at most."""

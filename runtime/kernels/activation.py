@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ggq.jit.isa import target
-from ggq.jit.lang import Value, const, f32, load, loop, splat, store
+from ggq.jit.lang import Value, f32, load, loop, splat, store
 from ggq.runtime.kernels._math import exp, tanh
 from ggq.runtime.kernels._op import Op, Single, Thread, op
-from ggq.runtime.kernels.linear import ROWS_STEP
 
 
 def silu(x: Value) -> Value:
@@ -25,21 +24,18 @@ def gelu(x: Value) -> Value:
     return x * 0.5 * (tanh(inner) + 1.0)
 
 
-def _gate(
-    f: Callable[[Value], Value], gate: Value, up: Value, out: Value, begin: Value, end: Value
-) -> None:
+def _gate(f: Callable[[Value], Value], gate: Value, up: Value, out: Value, cols: Value) -> None:
     lanes = target().lanes
-    for i in loop(begin, end, lanes):
+    for i in loop(0, cols, lanes):
         g, u = (load(f32 * lanes, a + i * 4, 4) for a in (gate, up))
         store(out + i * 4, f(g) * u, 4)
 
 
 def _gated(name: str, f: Callable[[Value], Value]) -> tuple[Op, Op]:
-    """(one token, threads share the columns as `matvec` shares rows; all tokens)."""
+    """(one token, every thread for itself; all tokens)."""
 
     def one(t: Thread, gate: Value, up: Value, out: Value, cols: Value) -> None:
-        begin, end = t.share(cols, ROWS_STEP)
-        _gate(f, gate, up, out, begin, end)
+        _gate(f, gate, up, t.at(out), cols)
 
     def all_tokens(
         t: Thread, gate: Value, up: Value, out: Value, cols: Value, stride: Value
@@ -47,7 +43,7 @@ def _gated(name: str, f: Callable[[Value], Value]) -> tuple[Op, Op]:
         begin, end = t.share_tokens()
         for token in loop(begin, end):
             at = token * stride
-            _gate(f, gate + at, up + at, out + at, const(token.type, 0), cols)
+            _gate(f, gate + at, up + at, out + at, cols)
 
     return Op(f"{name}.one", one), Op(f"{name}.all", all_tokens)
 

@@ -36,6 +36,7 @@ from ggq.jit.lang import (
     var,
     when,
 )
+from ggq.runtime.kernels import _op
 
 LINE = 128
 RUN, ARRIVALS, BARRIER, PROGRAM = 0, LINE, 2 * LINE, 3 * LINE
@@ -148,6 +149,8 @@ def run(control, threads, operations, n_operations, state, own, own_bytes, stamp
     store(control + OWN, own, 8)
     store(control + OWN_BYTES, own_bytes, 8)
     store(control + STAMPS, stamps, 8)
+    store(state + 8 * _op.RUN, (atomic_load(control + RUN) >> RUN_BITS) + 1, 8)
+    store(state + 8 * _op.OWN_BYTES, own_bytes, 8)
     _begin(control, threads)
     _run(control, const(i64, 0), threads)
 

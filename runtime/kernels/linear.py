@@ -86,19 +86,19 @@ def matvec(family: BlockType, exact: bool, count: int = 1) -> Op:
 
     def body(
         t: Thread, w: Value, row_bytes: Value, rows: Value, cols: Value, x: Value, nbytes: Value,
-        y: Value, stride: Value, accumulate: Value,
+        y: Value, stride: Value, accumulate: Value, taken: Value,
     ) -> None:  # fmt: skip
         x, y = t.at(x), t.at(y)
         tokens = t.n_tokens
         each = [x + minimum(tokens - 1, k) * nbytes if k else x for k in range(count)]
-        begin, end = t.share(rows, ROWS_STEP)
-        for r in loop(begin, end):
-            dots = frame_of(family, exact).dot_row(w + r * row_bytes, cols, each)
-            for k, dot in enumerate(dots):
-                at = y + (r * 4 + stride * k)
-                with when(k < tokens):
-                    old = select(accumulate.ne(0), load(f32, at, 4), const(f32, 0.0))
-                    store(at, old + dot, 4)
+        for begin, end in t.turns(rows, ROWS_STEP, taken):
+            for r in loop(begin, end):
+                dots = frame_of(family, exact).dot_row(w + r * row_bytes, cols, each)
+                for k, dot in enumerate(dots):
+                    at = y + (r * 4 + stride * k)
+                    with when(k < tokens):
+                        old = select(accumulate.ne(0), load(f32, at, 4), const(f32, 0.0))
+                        store(at, old + dot, 4)
 
     return Op(f"matvec.{name_of(family, exact)}" + (f".{count}" if count > 1 else ""), body)
 
