@@ -23,7 +23,8 @@ class Combination(NamedTuple):
 
 
 PLAIN = Combination("llama", "preset", "none")
-DEFAULT = PLAIN  # of a run that names none of the three and has nothing that speaks against it
+# Of a run that names none of the three and has nothing that speaks against it.
+DEFAULT = Combination("yaqa", "fisher", "awq")
 DEFAULT_TYPE = "q4_k"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ggq.convert import cli_defaults
 from tests import oracles, standins
 from tests.convert_tool import Tool
 
@@ -50,5 +51,6 @@ def own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tool:
-    """ggq-convert."""
+    """ggq-convert, which here does what llama-quantize does unless options say otherwise."""
+    monkeypatch.setattr(cli_defaults, "DEFAULT", cli_defaults.PLAIN)
     return Tool(monkeypatch, capsys)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ggq.convert import cli_defaults
 from ggq.convert.alloc.costs import KnownCosts
 from ggq.convert.alloc.held_out import CHOOSING, DECIDING, HeldOut
 from ggq.convert.eval import Chunks, evaluate
@@ -25,6 +26,7 @@ from tests.convert_tool import Tool
 from tests.quantize_inputs import Source
 from tests.test_convert_cli import types
 
+BY_DEFAULT = cli_defaults.DEFAULT
 TEXT = Path(__file__).parent / "data" / "moby-dick.txt"
 
 
@@ -166,6 +168,19 @@ def test_what_is_held_out_is_measured_against_the_model_as_it_was(
         wanted = evaluate(candidate, model, Chunks(tokens[half::2]), threads=1).kld
         np.testing.assert_allclose(rounded, wanted, rtol=1e-3, atol=1e-6)
         assert rounded.mean() > 100 * np.abs(same).mean()
+
+
+def test_what_is_done_by_default(
+    tool: Tool, model: Path, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_defaults, "DEFAULT", BY_DEFAULT)
+    out = tmp_path / "out.gguf"
+    assert tool(model, out, *options) == 0
+    with Reader(out) as reader:
+        assert reader.metadata["ggq.method"] == BY_DEFAULT.method == "yaqa"
+        assert reader.metadata["ggq.transform"] == "awq"
+        assert 0 < reader.metadata["ggq.kld.measured"] <= reader.metadata["ggq.kld.preset"]
+    assert tool(model, "--dry-run") == 0
 
 
 def test_costs_survive_a_cut_line(tmp_path: Path) -> None:

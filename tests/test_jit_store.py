@@ -122,6 +122,15 @@ def test_each_processor_has_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert own_key() != before
 
 
+def test_every_file_that_makes_kernels_counts() -> None:
+    counted = {path.resolve() for path in kept._kernel_sources()}
+    packages = ("ggq", "convert", "runtime")
+    files = (path for name in packages for path in (ROOT / name).rglob("*.py"))
+    makers = {path for path in files if " Kernel(" in path.read_text(encoding="utf-8")}
+    assert len(makers) > 5
+    assert makers <= counted
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the file is Linux's")
 def test_a_processor_is_what_decides_the_instructions() -> None:
     info = Path("/proc/cpuinfo").read_text()

@@ -11,14 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from ggq.blocks import by_name as block
-from ggq.convert import methods
-from ggq.convert.methods._metric import Metric
 from ggq.convert.sources.open import open_source
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms import Fold, all_transforms, by_name, source_channels
 from ggq.convert.transforms._channels import Axis
-from ggq.convert.transforms._feedback import fed_reader
-from ggq.convert.transforms._feedback_scales import by_blocks
 from ggq.convert.transforms._objective import readers, rounded
 from ggq.convert.transforms._weights import Weights
 from ggq.convert.transforms.auto import Auto
@@ -68,44 +64,6 @@ def test_awq_is_never_worse_on_held_out_tokens(source: Source, type: str, outlie
         found = list(readers(site.readers, Weights(source), made_up, types))
         none = total_error(found, Fold(), held_out=True)
         assert total_error(found, fold, held_out=True) <= none
-
-
-@pytest.mark.parametrize("method", ["gptq", "guided"])
-@pytest.mark.parametrize("type", ["Q4_0", "Q4_1"])
-def test_awq_before_feedback_is_better_on_held_out_tokens(
-    source: Source, type: str, method: str
-) -> None:
-    made_up, types, feedback = MadeUp(source, 20.0), types_of(source, type), methods.by_name(method)
-    fold = by_name("awq").search(made_up, source, types, method=feedback)
-    assert fold
-    before = after = 0.0
-    for site in source_channels(source).sites:
-        for reader in readers(site.readers, Weights(source), made_up, types):
-            fed = fed_reader(reader, feedback, made_up.of(reader.tensor))
-            assert fed is not None
-            before, after = before + fed.error(Fold()), after + fed.error(fold)
-    assert after < 0.95 * before
-
-
-def test_what_feedback_leaves_of_a_column() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((400, 24)) @ rng.standard_normal((24, 24))
-    x[:, 7] = 0
-    hessian = (x.T @ x / len(x)).astype(np.float32)
-    left = Metric(hessian, 1.0).remaining(0.0)
-    live = np.delete(np.arange(24), 7)
-    order = live[np.argsort(-np.diagonal(hessian)[live])]
-    inverse = np.linalg.inv(hessian[np.ix_(live, live)].astype(np.float64))
-    first, last = order[0], order[-1]
-    assert left[first] == pytest.approx(1 / inverse[first - (first > 7), first - (first > 7)], 1e-3)
-    assert left[last] == pytest.approx(hessian[last, last], 1e-5)
-    assert left[7] == 0
-
-
-def test_every_block_has_its_own_scales() -> None:
-    costs = np.array([[1.0, 1, 5, 5], [2, 2, 3, 3]])
-    scales = np.array([[1, 4, 1, 1], [2, 2, 8, 2]], np.float32)
-    np.testing.assert_allclose(by_blocks(costs, scales, 2), [0.5, 2, 2, 0.5])
 
 
 def test_awq_helps_where_inputs_are_uneven(source: Source) -> None:

@@ -68,28 +68,29 @@ def _within_bytes(
 ) -> Allocation:
     best, kept = allocator.within_bytes(limit), 0
     if wishes.effort.swaps:
-        best, _, kept = swapped(allocator, limit, judge.swaps, wishes.effort.swaps, say)
-    measured = judge.result(best.plan)
+        best, kept = swapped(allocator, limit, judge.swaps, wishes.effort.swaps, say)
     preset = allocator.of_preset()
-    of_preset = (
-        judge.result(preset.plan) if allocator.preset.total_bytes <= limit + KEYS_BYTES else None
-    )
-    name = allocator.preset.preset.name
-    if of_preset is not None and not is_better(measured, of_preset):
-        say(f"the types of {name} measured no worse on text held out: they are kept")
-        best, measured, kept = preset, of_preset, 0
-        account.facts["allocation"] = "preset"
+    name = preset.plan.preset.name
+    compared = ""
+    if preset.plan.total_bytes <= limit + KEYS_BYTES:
+        with_best, with_preset = judge.types(best.plan), judge.types(preset.plan)
+        if not is_better(with_best, with_preset):
+            say(f"the types of {name} measured no worse on text held out: they are kept")
+            best, with_best, kept = preset, with_preset, 0
+            account.facts["allocation"] = "preset"
+        account.facts["kld.plain"] = float(with_best.mean())
+        account.facts["kld.preset"] = float(with_preset.mean())
+        compared = (
+            f"; rounded plainly {with_best.mean():.4f}, and with the types of {name}"
+            f" {with_preset.mean():.4f}"
+        )
+    measured = judge.result(best.plan)
     account.facts |= {
         "kld.predicted": best.predicted,
         "kld.measured": float(measured.mean()),
         "swaps": kept,
     }
-    if of_preset is not None:
-        account.facts["kld.preset"] = float(of_preset.mean())
-        say(
-            f"KL divergence on text held out: {measured.mean():.4f} nats a token, with the types"
-            f" of {name} {of_preset.mean():.4f}"
-        )
+    say(f"KL divergence on text held out: {measured.mean():.4f} nats a token{compared}")
     return best
 
 

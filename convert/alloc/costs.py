@@ -3,15 +3,15 @@
 Around the model itself the divergence is a quadratic form whose matrix is Fisher's information, so
 an error dW of one matrix costs E[(g . dW x)^2] / 2, x its inputs and g the gradient of the log
 probability of a token drawn from the model (Amari 2016, "Information Geometry", ch. 12). dW is the
-real error of the method in use, on a sample of rows; of the output matrix on all of them.
+real error of the method in use, on a sample of rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,18 @@ import numpy.typing as npt
 from ggq.blocks import BlockType
 from ggq.convert.alloc.head_cost import HeadCost
 from ggq.convert.alloc.knapsack import Choice
-from ggq.convert.calibrate.statistics import TensorStatistics
+from ggq.convert.calibrate.statistics import TensorStatistics, proxy
 from ggq.convert.methods import covering
 from ggq.convert.mixtures.plan import Plan, PlannedTensor
 from ggq.convert.sources.tensor_source import TensorSource
 from ggq.convert.writing.progress import Progress
 from ggq.convert.writing.rows_store import RowsStore
+from ggq.convert.writing.workers import side_by_side
 
 F32 = npt.NDArray[np.float32]
 
 SAMPLED_ROWS = 96
+HEAD_ROWS = 1024
 RUNS = 6  # consecutive rows of the sample, so that every head has some
 
 
@@ -54,17 +56,11 @@ def cost_table(
         return {type.name: cost for type, cost in zip(types, found, strict=True)}
 
     total = sum(tensor.n_weights for tensor in tensors)
-    with (
-        Progress(total, progress, "weighing types") as bar,
-        ThreadPoolExecutor(store.threads) as pool,
-    ):
-        try:
-            for tensor, found in zip(tensors, pool.map(missing, tensors), strict=True):
-                known.add(tensor.name, found)
-                bar.advance(tensor.n_weights)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with Progress(total, progress, "weighing types") as bar:
+        all_found = side_by_side(missing, tensors, store.threads)
+        for tensor, found in zip(tensors, all_found, strict=True):
+            known.add(tensor.name, found)
+            bar.advance(tensor.n_weights)
     return {
         tensor.name: [
             Choice(type.name, _nbytes(tensor, type), known.of(tensor.name)[type.name])
@@ -144,36 +140,56 @@ def _expert_costs(
 def _head_costs(
     store: RowsStore, planned: PlannedTensor, types: Sequence[BlockType]
 ) -> list[float]:
-    """The head's error acts on the logits directly, so all its rows are rounded."""
-    tensor, stats = store.tensors[planned.name], store.known.of(planned.name)
+    """The head's error acts on the logits directly, so all its rows count.
+
+    They are rounded as llama-quantize does; that the method in use loses less is seen on a sample.
+    """
+    tensor = store.tensors[planned.name]
+    stats, prepared = store.prepared(planned.name)
     head = HeadCost(tensor, stats.inputs)
+    sample = _sample(stats, tensor)
 
     def cost(type: BlockType) -> float:
-        as_type = planned.as_type(type, "tried")
-        if as_type.copied:
+        if planned.as_type(type, "tried").copied:
             return 0.0
-        store.fill([as_type], progress=False)
+        method = covering(store.method, type)
 
-        def errors(start: int, stop: int) -> F32:
-            rows = store.ready(as_type, start, stop)
-            assert rows is not None, "was just made"
-            return type.dequantize(np.ascontiguousarray(rows)) - tensor.floats(start, stop)
+        def plain(w: F32) -> F32:
+            return type.dequantize(type.quantize(w, prepared.importance, threads=1)) - w
 
-        return head.cost(errors) + _embedding_cost(stats, errors, tensor.group)
+        by_method = type.dequantize(method.quantize(sample.w, type, prepared, threads=1)) - sample.w
+        gain = proxy(by_method, sample.hessian) / max(proxy(plain(sample.w), sample.hessian), 1e-30)
+        logits = head.cost(lambda start, stop: plain(tensor.floats(start, stop)))
+        return gain * logits + _embedding_cost(stats, by_method)
 
     return [cost(type) for type in types]
 
 
-def _embedding_cost(
-    stats: TensorStatistics, errors: Callable[[int, int], F32], group: int
-) -> float:
-    """What `errors` of rows cost where tokens read them: a head may be the embedding table."""
+class _Sample(NamedTuple):
+    """Rows of the head f32[n, C], and the second moments of its inputs f32[C, C]."""
+
+    w: F32
+    hessian: F32
+
+
+def _sample(stats: TensorStatistics, tensor: TensorSource) -> _Sample:
+    """The rows of sampled tokens, ascending, if the head is the embedding table; else some."""
+    group = tensor.group
+    if stats.embedded is not None:
+        wanted = np.unique(stats.embedded).tolist()
+    else:
+        wanted = list(range(0, tensor.n_rows, max(1, tensor.n_rows // HEAD_ROWS)))
+    rows = [tensor.floats(r // group * group, r // group * group + group)[r % group]
+            for r in wanted]  # fmt: skip
+    return _Sample(np.stack(rows), stats.hessian)
+
+
+def _embedding_cost(stats: TensorStatistics, errors: F32) -> float:
+    """What `errors` of the rows of sampled tokens cost where these tokens are read."""
     if stats.embedded is None or stats.embedded_gradients is None:
         return 0.0
-    ids, places = np.unique(stats.embedded, return_inverse=True)
-    starts = ids // group * group
-    rows = [errors(s, s + group)[i - s] for i, s in zip(ids.tolist(), starts.tolist(), strict=True)]
-    effects = np.einsum("tc,tc->t", stats.embedded_gradients, np.stack(rows)[places])
+    places = np.unique(stats.embedded, return_inverse=True)[1]
+    effects = np.einsum("tc,tc->t", stats.embedded_gradients, errors[places])
     return float(np.mean(np.square(effects, dtype=np.float64)) / 2)
 
 

@@ -89,8 +89,8 @@ def kind_of(name: str) -> str:
 
 def swapped(
     allocator: Allocator, limit: int, measure: Measure, trials: int, say: Say
-) -> tuple[Allocation, F64, int]:
-    """(best allocation found, its divergences, swaps that were kept) after `trials` measurements.
+) -> tuple[Allocation, int]:
+    """(best allocation found, swaps that were kept) after `trials` measurements.
 
     One trial makes the errors of one kind of tensors count twice or half as much: bytes move to it
     or away from it, and the whole is measured. What measures better by more than its noise stays.
@@ -111,7 +111,7 @@ def swapped(
         )
         if is_better(new, divergences):
             best, divergences, factors, kept = found, new, tried, kept + 1
-    return best, divergences, kept
+    return best, kept
 
 
 def is_better(new: F64, old: F64) -> bool:

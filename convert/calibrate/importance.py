@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggq.convert.calibrate.calibration import Calibration
-from ggq.convert.imatrix import write_imatrix
+from ggq.convert.imatrix import Imatrix, write_imatrix
 
 F32 = npt.NDArray[np.float32]
 
@@ -28,6 +28,15 @@ def importance(
             tokens = counts.astype(np.float32)
             found[name] = means * tokens[:, None], tokens
     return found
+
+
+def as_imatrix(calibration: Calibration) -> Imatrix:
+    """Mean squares of the inputs of every matrix; ones for experts no token came to."""
+    values = {}
+    for name in calibration.names:
+        squares, counts = calibration.squares(name)
+        values[name] = np.where(counts[:, None] > 0, squares, np.float32(1))
+    return Imatrix("the calibration", values, [], 0)
 
 
 def save_imatrix(

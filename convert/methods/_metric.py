@@ -104,16 +104,6 @@ class Metric:
 
         return self._once("feedback", damping, make)
 
-    def remaining(self, damping: float) -> F32:
-        """f32[C]: what a column's own rounding error costs when later columns take up the rest.
-
-        The squared diagonal of V above; 0 for columns never used.
-        """
-        order, upper = self._by_use(damping)
-        out = np.zeros(len(self.diagonal), np.float32)
-        out[order] = np.square(np.diagonal(upper))
-        return out
-
     def _by_use(self, damping: float) -> tuple[I64, F64]:
         """(live columns, those of largest diagonal first; V of the damped Hessian in that order)"""
         order = self.live[np.argsort(-self.diagonal[self.live], kind="stable")]

@@ -16,7 +16,6 @@ from ggq.errors import ConvertError
 
 if TYPE_CHECKING:
     from ggq.convert.calibrate.statistics import TensorStatistics
-    from ggq.convert.methods import Method
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -61,12 +60,9 @@ class Transform:
         calibration: Calibrated | None,
         source: Source,
         types: Types,
-        *,
-        method: Method | None = None,
     ) -> Fold:
         """The fold that suits a source whose tensors will be of `types`, by tensor name.
 
-        `method` will round them; None: llama-quantize's rounding.
         Raises ConvertError without the calibration it needs, UnsupportedModelError, FormatError.
         """
         raise NotImplementedError

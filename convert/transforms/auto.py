@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ggq.convert.methods import Method
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types
 from ggq.convert.transforms._channels import Axis, Part
@@ -38,8 +37,6 @@ class Auto(Transform):
         source: Source,
         types: Types,
         judge: Judge | None = None,
-        *,
-        method: Method | None = None,
     ) -> Fold:
         """The best fold, which may be none.
 
@@ -55,9 +52,7 @@ class Auto(Transform):
                 name = f"{name}+{transform.name}".removeprefix("+")
                 if name not in searched:
                     seen, changed = fold.calibration(given), fold.apply(source)
-                    searched[name] = fold.then(
-                        transform.search(seen, changed, types, method=method)
-                    )
+                    searched[name] = fold.then(transform.search(seen, changed, types))
                 fold = searched[name]
         folds, names = list(searched.values()), list(searched)
         costs = judge(folds) if judge else predicted_costs(folds, source, given, types)

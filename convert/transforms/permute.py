@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.methods import Method
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Group
@@ -33,8 +32,6 @@ class Permute(Transform):
         calibration: Calibrated | None,
         source: Source,
         types: Types,
-        *,
-        method: Method | None = None,
     ) -> Fold:
         """Orders by magnitude. Where tokens are at hand to try them on, only those that help."""
         weights, fold = Weights(source), Fold()

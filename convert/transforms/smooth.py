@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ggq.convert.methods import Method
 from ggq.convert.sources.tensor_source import Source
 from ggq.convert.transforms._base import Calibrated, Transform, Types, source_channels
 from ggq.convert.transforms._channels import Part
@@ -34,8 +33,6 @@ class Smooth(Transform):
         calibration: Calibrated | None,
         source: Source,
         types: Types,
-        *,
-        method: Method | None = None,
     ) -> Fold:
         """Scales by the formula, as ratios to their mean; nothing is tried, nothing compared."""
         given = self.required(calibration)

@@ -13,7 +13,7 @@ from ggq.convert.alloc.gate import Judge
 from ggq.convert.alloc.held_out import HeldOut
 from ggq.convert.calibrate.calibration import Calibration
 from ggq.convert.calibrate.collect import collect
-from ggq.convert.calibrate.importance import save_imatrix
+from ggq.convert.calibrate.importance import as_imatrix, save_imatrix
 from ggq.convert.calibrate.self_text import written_by
 from ggq.convert.calibrate.texts import CONTEXT, I32, Texts, choose_texts
 from ggq.convert.methods import Needs, by_name
@@ -87,7 +87,9 @@ def prepare_calibrated(
     account = Account(_facts(wishes, texts, fold, on_grid))
     predicted: dict[str, float] = {}
     if wishes.alloc == "fisher":
-        judge = Judge(store, encoder, held_out)
+        imatrix = as_imatrix(fold.calibration(calibration))
+        plain = LatticeEncoder(Encoder(), on_grid)
+        judge = Judge(store, encoder, plain, imatrix, held_out)
         chosen = choose_types(wishes, plan, store, judge, account, say)
         plan, predicted = chosen.plan, chosen.sensitivities
     store.fill(plan.tensors, wishes.progress)
@@ -124,12 +126,10 @@ def _searched(
     """The fold of the transform asked for."""
     say(f"searching transform {wishes.transform}")
     types = {tensor.name: tensor.type for tensor in plan.tensors}
-    method = by_name(wishes.method)
     if wishes.transform == Auto.name:
-        fold = Auto().search(calibration, source, types, judge, method=method)
+        fold = Auto().search(calibration, source, types, judge)
         say(f"transform {fold.notes[0]}")
         return fold
-    # By plain rounding: 20 s on SmolLM2; through the method itself it takes minutes.
     return transform(wishes.transform).search(calibration, source, types)
 
 

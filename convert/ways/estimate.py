@@ -17,12 +17,12 @@ PROBES = 12  # times, in processor time: others may be at work
 # Products of the model's size a token: forward, backward and again forward, sums for Hessians.
 FORWARD, WITH_GRADIENTS = 2.0, 6.0
 MEASURED_SHARE = 0.5  # of the probe's speed that calibration reaches
-CODES_PER_SECOND = 1.6e6  # weights a core rounds with error feedback
-SEARCHES = {"none": 0.0, "permute": 0.3, "smooth": 0.2, "awq": 1.0, "auto": 3.5}
-# Rounds of the whole model beside the last one: a table of costs with the output matrix in all its
-# types, the preset's types; and what one swap makes anew.
-TABLE_ROUNDS, PRESET_ROUNDS, SWAP_ROUNDS = 1.5, 1.0, 0.25
-MEASURED_TOKENS_PER_GIGA = 120  # tokens a second and core, times 1e9 weights, that are evaluated
+CODES_PER_SECOND = 1.7e6  # weights a core rounds with error feedback
+WHOLE_ROUNDS = 2.0  # of a method whose rows help each other
+SEARCHES = {"none": 0.0, "permute": 0.1, "smooth": 0.1, "awq": 0.4, "auto": 8.0}
+TABLE_ROUNDS = 1.0  # a sample of rows of every tensor in every type
+SWAPPED = 0.2  # of the model is made anew for a swap
+MEASURED_TOKENS_PER_GIGA = 60  # tokens a second and core, times 1e9 weights, that are evaluated
 
 
 def estimate_seconds(wishes: Settings, source: Source, plan: Plan) -> float:
@@ -36,11 +36,12 @@ def estimate_seconds(wishes: Settings, source: Source, plan: Plan) -> float:
     hessians = 2.0 * layers * 7 * columns * columns * (2 if guided else 1)
     calibrating = wishes.tokens * (per_weight * weights + hessians)
     seconds = calibrating / (MEASURED_SHARE * _products_per_second(threads))
-    rounds = 1.0 + SEARCHES[wishes.transform]
+    rounds = WHOLE_ROUNDS if by_name(wishes.method).whole else 1.0
     measured = 0.0
     if wishes.alloc == "fisher":
-        rounds += TABLE_ROUNDS + PRESET_ROUNDS + SWAP_ROUNDS * wishes.effort.swaps
+        rounds += TABLE_ROUNDS + SWAPPED * rounds * wishes.effort.swaps
         measured += wishes.effort.held_out_tokens / 2 * (wishes.effort.swaps + 5)
+    rounds += SEARCHES[wishes.transform]
     if wishes.transform == "auto":
         measured += wishes.effort.held_out_tokens / 2 * 9
     seconds += rounds * weights / (CODES_PER_SECOND * threads)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggq.convert.alloc.gate import Judge
 from ggq.convert.alloc.held_out import CHOOSING, HeldOut
 from ggq.convert.calibrate.calibration import Calibration
-from ggq.convert.imatrix import Imatrix
+from ggq.convert.calibrate.importance import as_imatrix
 from ggq.convert.methods import Needs
 from ggq.convert.mixtures.plan import Plan
 from ggq.convert.transforms import Fold
@@ -46,15 +45,12 @@ class FoldJudge:
 
     def _plain(self, fold: Fold) -> float:
         source = self.store_of(fold).source
-        known = fold.calibration(self.calibration)
-        values = {}
-        for name in known.names:
-            squares, counts = known.squares(name)
-            values[name] = np.where(counts[:, None] > 0, squares, np.float32(1))
-        imatrix = Imatrix("the calibration", values, [], 0)
+        imatrix = as_imatrix(fold.calibration(self.calibration))
         found = self.held_out.divergences(source, self.plan, Encoder(), CHOOSING, imatrix)
         return float(found.mean())
 
     def _by_method(self, fold: Fold) -> float:
         store = self.store_of(fold)
-        return float(Judge(store, store, self.held_out).swaps(self.plan).mean())
+        store.fill(self.plan.tensors, self.held_out.progress)
+        found = self.held_out.divergences(store.source, self.plan, store, CHOOSING)
+        return float(found.mean())

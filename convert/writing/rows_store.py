@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from ggq.convert.mixtures.presets import is_quantized
 from ggq.convert.sources.tensor_source import Source, TensorSource
 from ggq.convert.writing.encoders import Encoder
 from ggq.convert.writing.progress import Progress
+from ggq.convert.writing.workers import side_by_side
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -98,16 +98,9 @@ class RowsStore(Encoder):
         ]
         total = sum(tensor.n_weights for tensor in missing)
         large = any(tensor.shape[-1] >= LARGE_COLUMNS for tensor in missing)
-        with (
-            Progress(total, progress and total > 0, "quantizing") as bar,
-            ThreadPoolExecutor(1 if large else self.threads) as pool,
-        ):
-            try:
-                for tensor in pool.map(self._make, missing):
-                    bar.advance(tensor.n_weights)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with Progress(total, progress and total > 0, "quantizing") as bar:
+            for tensor in side_by_side(self._make, missing, 1 if large else self.threads):
+                bar.advance(tensor.n_weights)
 
     def ready(self, planned: PlannedTensor, start: int, stop: int) -> Rows | None:
         if not self._mine(planned):

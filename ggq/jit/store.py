@@ -19,6 +19,11 @@ import time
 from functools import cache
 from pathlib import Path
 
+KERNEL_PACKAGES = (
+    "ggq.jit", "ggq.blocks", "ggq.runtime.kernels", "ggq.convert.grids", "ggq.convert.methods",
+    "ggq.convert.eval",
+)  # fmt: skip
+
 log = logging.getLogger("ggq")
 _DIGEST = 32
 _FOLDER_NAME = re.compile("[0-9a-f]{32}")
@@ -48,11 +53,9 @@ def folder() -> Path:
 
 
 def _kernel_sources() -> list[Path]:
-    package = Path(__file__).resolve().parent.parent
-    runtime = importlib.util.find_spec("ggq.runtime.kernels")
-    folders = [package / "jit", package / "blocks"]
-    if runtime and runtime.submodule_search_locations:
-        folders += [Path(p) for p in runtime.submodule_search_locations]
+    specs = [importlib.util.find_spec(package) for package in KERNEL_PACKAGES]
+    places = [spec.submodule_search_locations or () for spec in specs if spec]
+    folders = [Path(place) for found in places for place in found]
     return sorted(path for each in folders for path in each.glob("*.py"))
 
 

@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--model", choices=["smollm2", "gemma"], default="smollm2")
     p.add_argument("--bands", nargs="+", default=BANDS)
     p.add_argument("--seed", type=int, default=0, help="of the stand-in's noise")
-    p.add_argument("--chunks", type=int, default=128, help="of each held-out text")
+    p.add_argument("--chunks", type=int, default=44, help="of each held-out text")
     p.add_argument("--native-chunks", type=int, default=8, help="for llama-perplexity; 0: none")
     p.add_argument("--tokens", type=int, default=24576, help="of calibration text")
     p.add_argument("--options", default=results.OPTIONS, help="of ggq-convert")
@@ -155,15 +155,14 @@ def _seconds_of(path: Path) -> float | None:
 def measured(args: argparse.Namespace, model: Path, files: Files) -> results.Record:
     """What ggq-eval says of the files, the first of them the one the others are held against."""
     texts = [held_out.FOLDER / name for name in held_out.texts()]
-    done = subprocess.run(
-        [str(part) for part in (
-            args.ggq_tools / "ggq-eval", *files.values(), "--reference", model, "--text", *texts,
-            "-c", CONTEXT, "--chunks", args.chunks, "--json",
-            "--workdir", args.folder / "measured",
-        )],
-        check=True, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    return results.figures_of(json.loads(done.stdout), list(files))
+    tool = [args.ggq_tools / "ggq-eval"]
+    text = ["--text", *texts, "-c", CONTEXT, "--chunks", args.chunks]
+    base = _once(args.folder / f"{model.stem}-{args.chunks}-base.gguf", lambda path: _run(
+        *tool, "--reference", model, *text, "--save-base", path
+    ))  # fmt: skip
+    said = _said(*tool, *files.values(), "--reference", base, "--json",
+                 "--workdir", args.folder / "measured")  # fmt: skip
+    return results.figures_of(json.loads(said), list(files))
 
 
 def native(args: argparse.Namespace, model: Path, files: Files) -> results.Record:

@@ -12,7 +12,7 @@ from ggq.convert.pages.svg import as_file
 
 FOLDER = Path(__file__).resolve().parent / "results"
 OURS = "ggq"
-OPTIONS = "--method yaqa --alloc fisher --transform awq"
+OPTIONS = "--effort normal"  # the default combination, however long it takes
 WHOLE = "all"  # the texts taken together
 Record = dict[str, Any]
 KEY = ("model", "seed", "band", "options", "chunks", "calibration_tokens")
