@@ -81,8 +81,8 @@ def _within_bytes(
         account.facts["kld.plain"] = float(with_best.mean())
         account.facts["kld.preset"] = float(with_preset.mean())
         compared = (
-            f"; rounded plainly {with_best.mean():.4f}, and with the types of {name}"
-            f" {with_preset.mean():.4f}"
+            f"; rounded as llama-quantize does {with_best.mean():.4f}, and so with the types of"
+            f" {name} {with_preset.mean():.4f}"
         )
     measured = judge.result(best.plan)
     account.facts |= {

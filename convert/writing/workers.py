@@ -16,7 +16,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], threads: int) -> It
     """Results in order; an error, or the end of interest in them, cancels what has not begun.
 
     numpy's matrix products then use one thread each: with more, those of all workers get in each
-    other's way, which halved the speed.
+    other's way: with two threads the speed was that of one.
     """
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         try:
