@@ -48,7 +48,7 @@ def choose_types(
         limit = plan.total_bytes - KEYS_BYTES
     head = _head(store.source)
     within_bytes = wishes.budget.max_kld is None
-    menu = candidates(plan, 8 * limit / plan.n_weights, head if within_bytes else None)
+    menu = candidates(plan, limit, head, few_of_head=within_bytes)
     table = cost_table(plan, menu, store, head, wishes.progress)
     allocator = Allocator(plan, table)
     if wishes.budget.max_kld is not None:

@@ -13,6 +13,8 @@ from ggq.convert.pages.svg import as_file
 FOLDER = Path(__file__).resolve().parent / "results"
 OURS = "ggq"
 OPTIONS = "--effort normal"  # the default combination, however long it takes
+HELD = f"{OPTIONS} --token-embedding-type q6_k"  # the largest tensor with the preset's type
+NO_DATA = "--no-calib"
 WHOLE = "all"  # the texts taken together
 Record = dict[str, Any]
 KEY = ("model", "seed", "band", "options", "chunks", "calibration_tokens")
@@ -23,6 +25,8 @@ GOALS = {
     "IQ2_XXS": (0.50, 0.65),
 }  # fmt: skip
 GOALS_UNLIKE = {"Q4_K_M": 0.55, "Q3_K_M": 0.45, "Q2_K": 0.40}
+# Of other options: mean KLD only.
+GOALS_OF = {HELD: {"Q4_K_M": 0.65, "Q3_K_M": 0.60, "Q2_K": 0.60}, NO_DATA: {"Q4_K_M": 0.85}}
 UNLIKE = ("rust-book", "world-factbook")
 HEAD = (
     "model | seed | band | options | text | tokens | llama.cpp KLD | ggq KLD | ratio | goal "
@@ -137,10 +141,13 @@ def _interval(text: Record, best: str, figure: str) -> str:
 
 
 def _goals(record: Record, text: str) -> tuple[float | None, float | None]:
-    if record["options"] != OPTIONS or text == WHOLE:
+    options, band = record["options"], record["band"]
+    if text == WHOLE:
         return None, None
-    mean, tail = GOALS[record["band"]]
-    return GOALS_UNLIKE.get(record["band"], mean) if text in UNLIKE else mean, tail
+    if options != OPTIONS:
+        return GOALS_OF.get(options, {}).get(band), None
+    mean, tail = GOALS[band]
+    return GOALS_UNLIKE.get(band, mean) if text in UNLIKE else mean, tail
 
 
 def _goal(ratio: float, goal: float | None) -> str:
