@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import takewhile
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -23,8 +23,11 @@ from ggq.errors import DISK_FULL_ERRNOS, GGQError
 
 _PATIENCE = 0.5  # seconds
 _MOMENT = 0.005
-# Callbacks in these cannot raise, Python prints what they do and goes on; files are left open.
-_NOT_TO_INTERRUPT = ("<frozen importlib", "weakref.py", "_weakrefset.py")
+# What these call may not raise: callbacks, of which Python prints it and goes on, and imports, of
+# which compiled modules make an ImportError.
+_NOT_TO_INTERRUPT = {
+    "_frozen_importlib", "_frozen_importlib_external", "importlib", "weakref", "_weakrefset",
+}  # fmt: skip
 _heeded = -math.inf  # when Ctrl-C was
 
 
@@ -157,10 +160,12 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 
 def _not_now(frame: FrameType) -> bool:
     """Whether an exception would be lost, or a thread that is being started would."""
-    file = os.path.basename(frame.f_code.co_filename)
-    within = islice(_outwards(frame), 4)
-    return file.startswith(_NOT_TO_INTERRUPT) or any(
-        each.f_code is threading.Thread.start.__code__ for each in within
+    since_run = takewhile(lambda each: each.f_code is not run.__code__, _outwards(frame))
+    return any(
+        each.f_globals.get("__name__", "").partition(".")[0] in _NOT_TO_INTERRUPT
+        or each.f_code.co_name == "__del__"
+        or each.f_code is threading.Thread.start.__code__
+        for each in since_run
     )
 
 
@@ -172,7 +177,10 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _interrupt_later() -> None:
     time.sleep(_MOMENT)
-    _thread.interrupt_main()
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:  # this also wakes it from waiting
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _line(error: BaseException) -> str:

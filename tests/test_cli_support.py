@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -129,6 +130,36 @@ def test_ctrl_c_ends_with_130_and_says_nothing() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+UNDISTURBED = """print('ready', flush=True)
+for _ in range(500):
+    time.sleep(1e-3)
+print('whole', flush=True)
+"""
+DELETION = f"""
+    class Tidy:
+        def __del__(self):
+{indent(UNDISTURBED, " " * 12)}
+    Tidy()
+"""
+IMPORT = f"""
+    import pathlib
+    pathlib.Path({{folder!r}}, 'slow.py').write_text({"import time" + chr(10) + UNDISTURBED!r})
+    sys.path.insert(0, {{folder!r}})
+    import slow
+"""
+
+
+@pytest.mark.parametrize("body", [DELETION, IMPORT], ids=["deletion", "import"])
+def test_ctrl_c_waits_for_what_it_would_be_lost_in(body: str, tmp_path: Path) -> None:
+    with tool(body.replace("{folder!r}", repr(str(tmp_path))) + "    time.sleep(60)") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "whole\n", "")
 
 
 @pytest.mark.parametrize("body", ["    while True: print('x' * 9999)", "    print('x')"])
